@@ -1,0 +1,112 @@
+"""Every error that a caller can meet.
+
+DiffPluginError
+├── ClientError                 the request must change
+│   ├── InvalidRequest          a field is missing, unknown or out of range
+│   ├── InvalidImage            the bytes are not an image that can be read
+│   ├── UnsupportedImageType    an image, but of a format that is not served
+│   ├── ImageTooLarge           too many bytes or pixels
+│   ├── UnknownPlugin           a plugin was named that is not installed
+│   ├── JobNotFound             no job of that id, or it was forgotten
+│   └── JobNotFinished          its result was asked for too early
+├── Unavailable                 try again later
+│   ├── Overloaded              the queue is full
+│   ├── NoWorker                no live worker (or selector) to serve the request
+│   └── QueueUnavailable        Redis does not answer
+├── DeadlineExceeded            the job's deadline passed first
+├── JobCanceled                 it was canceled before it finished
+└── EditFailed                  the engine could not finish the job
+"""
+
+
+class DiffPluginError(Exception):
+    """`code` is stable and the same on every wire; the message says what to change."""
+
+    code = "internal"
+    title = "Internal error"
+
+
+class ClientError(DiffPluginError):
+    code = "bad_request"
+    title = "Bad request"
+
+
+class InvalidRequest(ClientError):
+    code = "invalid_request"
+    title = "A field is missing, unknown or out of range"
+
+
+class InvalidImage(ClientError):
+    code = "invalid_image"
+    title = "The image cannot be read"
+
+
+class UnsupportedImageType(ClientError):
+    code = "unsupported_image_type"
+    title = "The image format is not supported"
+
+
+class ImageTooLarge(ClientError):
+    code = "image_too_large"
+    title = "The image is too large"
+
+
+class UnknownPlugin(ClientError):
+    code = "unknown_plugin"
+    title = "No such plugin"
+
+
+class JobNotFound(ClientError):
+    code = "job_not_found"
+    title = "No such job"
+
+
+class JobNotFinished(ClientError):
+    code = "job_not_finished"
+    title = "The job has no result yet"
+
+
+class Unavailable(DiffPluginError):
+    """`retry_after_s` is when a new attempt has a chance."""
+
+    code = "unavailable"
+    title = "The service cannot take the request now"
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    title = "Too many jobs are waiting"
+
+
+class NoWorker(Unavailable):
+    code = "no_worker"
+    title = "No worker is alive"
+
+
+class QueueUnavailable(Unavailable):
+    code = "queue_unavailable"
+    title = "The queue does not answer"
+
+
+class DeadlineExceeded(DiffPluginError):
+    code = "deadline_exceeded"
+    title = "The deadline passed before the job finished"
+
+
+class JobCanceled(DiffPluginError):
+    code = "canceled"
+    title = "The job was canceled"
+
+
+class EditFailed(DiffPluginError):
+    code = "edit_failed"
+    title = "The edit failed"
+
+
+def leaves(root: type[DiffPluginError] = DiffPluginError) -> list[type[DiffPluginError]]:
+    """Every class of the tree, the root first."""
+    return [root, *(leaf for child in root.__subclasses__() for leaf in leaves(child))]

@@ -1,0 +1,128 @@
+"""What travels between the roles: a job, its plan, its progress and its result.
+
+Plain frozen data, serialised as JSON. It knows nothing about Redis, HTTP or tensors.
+"""
+
+import time
+import uuid
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Frozen, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobStatus(StrEnum):
+    QUEUED = "queued"
+    PLANNING = "planning"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        return self in _FINAL
+
+
+_FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED}
+
+
+class PlannedTask(Record):
+    """One plugin to run. `score` is the selector's cosine, None if the request named the plugin."""
+
+    plugin: str
+    score: float | None = None
+    # The selector knows tasks whose plugin is not installed; those are reported and not run.
+    installed: bool = True
+
+
+class Plan(Record):
+    """The ordered task sequence for one request (paper section 3.4)."""
+
+    tasks: tuple[PlannedTask, ...] = ()
+    scores: dict[str, float] = Field(default_factory=dict)
+    threshold: float | None = None
+    source: Literal["instruction", "request"] = "instruction"
+
+    @property
+    def runnable(self) -> tuple[str, ...]:
+        """Names of the installed plugins, in execution order."""
+        return tuple(task.plugin for task in self.tasks if task.installed)
+
+
+class EditRequest(Record):
+    """What the caller asked for. `plugins`, if given, is the sequence and skips the selector."""
+
+    instruction: str = ""
+    plugins: tuple[str, ...] | None = None
+    steps: int | None = None  # denoising steps per task; None: the plugin's default
+    seed: int = 0
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+
+
+class Progress(Record):
+    """Task `task` (1-based) of `num_tasks`, after `step` of `num_steps` denoising steps."""
+
+    plugin: str
+    task: int
+    num_tasks: int
+    step: int
+    num_steps: int
+
+
+class Timings(Record):
+    """Seconds by stage, each from the monotonic clock of the process that did it."""
+
+    queue_s: float = 0.0  # waiting in the plan and run queues
+    plan_s: float = 0.0  # selector
+    decode_s: float = 0.0  # image bytes -> pixels
+    prepare_s: float = 0.0  # codec encode, image encoder, TPB, SCB
+    denoise_s: float = 0.0  # UNet and sampler
+    finish_s: float = 0.0  # codec decode
+    encode_s: float = 0.0  # pixels -> image bytes
+    total_s: float = 0.0  # received -> finished, wall clock
+
+
+class JobError(Record):
+    """`code` as in service.errors."""
+
+    code: str
+    detail: str
+
+
+class Job(Record):
+    """The whole state of a job at one moment. Times are Unix seconds."""
+
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    request: EditRequest
+    status: JobStatus = JobStatus.QUEUED
+    plan: Plan | None = None
+    progress: Progress | None = None
+    timings: Timings = Timings()
+    attempt: int = 0
+    worker: str | None = None
+    error: JobError | None = None
+    no_op: bool = False  # nothing to do: the result is the input, byte for byte
+    result_type: str | None = None  # media type of the result
+    created_at: float = Field(default_factory=time.time)
+    deadline_at: float | None = None
+    finished_at: float | None = None
+
+
+class WorkerInfo(Record):
+    """A heartbeat: who serves what. `role` is "worker" or "selector"."""
+
+    name: str
+    role: Literal["worker", "selector"]
+    backbone: str = ""  # name of the loaded base, "nano" or "sd15"
+    device: str = ""
+    plugins: tuple[str, ...] = ()
+    free_slots: int = 0
+    seen_at: float = Field(default_factory=time.time)

@@ -1,0 +1,1 @@
+"""The networks: one frozen backbone, and the light plugins that steer it."""

@@ -1,0 +1,65 @@
+"""What a plugin says of itself: plugins_store/<base>/plugins/<name>/manifest.json. No torch here.
+
+The api reads manifests to check names and to list plugins; the models read them to load weights.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.errors import UnknownPlugin
+
+WEIGHTS = "weights.safetensors"
+
+
+class PluginManifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$", description="Task label, e.g. derain.")
+    title: str = Field(description="What it does, for people, e.g. Remove rain.")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    base: str = Field(description="Name of the base it was trained on.")
+    example_instructions: tuple[str, ...] = Field(
+        min_length=1, description="Sentences that ask for it; a new plugin is found by these."
+    )
+    start: Literal["image", "noise"] = Field(
+        "image", description="Sampling starts from the noised condition, or from pure noise."
+    )
+    default_steps: int = Field(20, ge=1, le=1000)
+    output_skip: bool = Field(
+        False, description="The SCB has a gain head and the output is condition + change."
+    )
+    licence: str = Field(description="SPDX identifier or sentence.")
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of weights.safetensors.")
+
+
+def plugin_folder(store: Path, base: str, name: str) -> Path:
+    return store / base / "plugins" / name
+
+
+def read_manifest(folder: Path) -> PluginManifest:
+    """The manifest in `folder`; UnknownPlugin, with what to mend, if it is absent or malformed."""
+    path = folder / "manifest.json"
+    try:
+        manifest = PluginManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UnknownPlugin(f"no plugin {folder.name!r} is installed: {path} is missing") from error
+    except ValidationError as error:
+        raise UnknownPlugin(f"{path} is malformed: {error}") from error
+    if manifest.name != folder.name:
+        raise UnknownPlugin(f"{path} names {manifest.name!r}; its folder must have that name")
+    return manifest
+
+
+def installed_plugins(store: Path, base: str) -> dict[str, PluginManifest]:
+    """Manifests of every plugin of `base`, by name, sorted."""
+    folders = sorted(path.parent for path in (store / base / "plugins").glob("*/manifest.json"))
+    return {folder.name: read_manifest(folder) for folder in folders}
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of the weights file as the manifest writes it."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,40 @@
+"""Every setting, its default and its effect. Read once at the process edge, handed down as values.
+
+Environment variables have the prefix DIFFPLUGIN_, e.g. DIFFPLUGIN_REDIS_URL.
+"""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="DIFFPLUGIN_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address the HTTP server binds to.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server.")
+    redis_url: str = Field("", description="Redis to use; empty: `serve` starts a private one.")
+    key_prefix: str = Field("diffplugin", description="First part of every Redis key.")
+    plugins_store: Path = Field(
+        Path("plugins_store"), description="Folder with bases, plugins and the mapping table."
+    )
+    base: str = Field("nano", description="Base model: a folder of plugins_store, e.g. nano.")
+    device: str = Field("auto", description="auto: cuda if there is one, else cpu.")
+    num_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: torch's default.")
+
+    max_image_bytes: int = Field(32 * 2**20, description="Larger uploads are refused (413).")
+    max_image_pixels: int = Field(4_200_000, description="Larger images are refused (413).")
+    min_image_side: int = Field(16, description="Smaller images are refused (422).")
+    max_instruction_chars: int = Field(1000, description="Longer instructions are refused (422).")
+    max_steps: int = Field(100, description="Most denoising steps a request may ask for.")
+    max_tasks: int = Field(8, description="Most plugins a request may name.")
+
+    max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
+    max_batch_size: int = Field(8, description="Most rows in one UNet call.")
+    lease_s: float = Field(20.0, description="A claim that is not renewed for this long is taken over.")
+    max_deliveries: int = Field(3, description="A job delivered this often without an end has failed.")
+    heartbeat_s: float = Field(2.0, description="How often workers report; three misses: dead.")
+    request_timeout_s: float = Field(120.0, description="A job's deadline if the request names none.")
+    result_ttl_s: int = Field(3600, description="Jobs and images are forgotten this long after.")
+    shutdown_grace_s: float = Field(30.0, description="On SIGTERM running jobs get this long to end.")

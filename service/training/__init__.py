@@ -1,0 +1,1 @@
+"""Training of the base, its plugins and the selector."""

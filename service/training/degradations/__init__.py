@@ -1,0 +1,61 @@
+"""One seeded, physically motivated degradation per task: clean photo -> training pair.
+
+Images are float32 arrays (H, W, 3), sRGB-encoded, in [0, 1]. `scale` is the size of the whole photo
+in units of 256 px: every length (streak, flake, kernel) grows with it, so a 96-px crop of a 256-px
+photo is degraded with scale 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.training.degradations.blur import motion_or_defocus_blur
+from service.training.degradations.damage import age_photo, add_highlights, degrade_face, to_grey
+from service.training.degradations.sensor import low_light, moire
+from service.training.degradations.weather import haze, rain, snow
+
+Image = NDArray[np.float32]
+Degrade = Callable[[Image, np.random.Generator, float], Image]
+
+
+class Pair(NamedTuple):
+    """What a plugin sees and what it should return, both (H, W, 3)."""
+
+    input: Image
+    target: Image
+
+
+REMOVAL: dict[str, Degrade] = {
+    "derain": rain,
+    "desnow": snow,
+    "dehaze": haze,
+    "lowlight": low_light,
+    "demoire": moire,
+    "highlight": add_highlights,
+    "deblur": motion_or_defocus_blur,
+    "face": degrade_face,
+    "colorize": to_grey,
+}
+GENERATION: dict[str, Degrade] = {"snow": snow, "rain": rain}
+TASKS = ("restore", *REMOVAL, *GENERATION)
+
+
+def make_pair(task: str, clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Pair:
+    """Degrade `clean` (H, W, 3) for `task`; generation tasks have the clean photo as input.
+
+    Raises ValueError for a task that has no degradation.
+    """
+    if task == "restore":
+        return Pair(*age_photo(clean, rng, scale))
+    if task in GENERATION:
+        return Pair(clean, _finish(GENERATION[task](clean, rng, scale)))
+    if task in REMOVAL:
+        return Pair(_finish(REMOVAL[task](clean, rng, scale)), clean)
+    raise ValueError(f"no degradation for task {task!r}: use one of {', '.join(TASKS)}")
+
+
+def _finish(image: Image) -> Image:
+    """Clip to [0, 1] and round to 8 bits, as a file would."""
+    return (np.round(np.clip(image, 0.0, 1.0) * 255.0) / 255.0).astype(np.float32)

@@ -1,0 +1,122 @@
+"""The training loop shared by base and plugins: steps, schedule, EMA, checkpoints, progress.
+
+It knows nothing about what is trained: a model whose forward takes a batch and returns a loss.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from service.training.ema import EMA
+
+Batch = tuple[Tensor, Tensor, Tensor]  # input and target (B, 3, H, W) in [-1, 1], task index (B,)
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """steps counts optimiser steps over all resumed runs; lr falls linearly over the last decay_share."""
+
+    steps: int
+    lr: float
+    warmup: int = 200
+    decay_share: float = 0.35
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    checkpoint_every: int = 500
+    sheet_every: int = 1000
+    mixed_precision: str = "bf16"
+
+
+def learning_rate(step: int, settings: LoopSettings) -> float:
+    """Warm up, hold, then fall linearly to zero at the last step."""
+    rise = min(1.0, (step + 1) / settings.warmup)
+    fall = (settings.steps - step) / (settings.decay_share * settings.steps)
+    return settings.lr * min(rise, fall, 1.0)
+
+
+def run(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    settings: LoopSettings,
+    run_dir: Path,
+    draw_sheet: Callable[[nn.Module, Path], None],
+) -> None:
+    """Train `model` in place, resuming from run_dir/checkpoint.pt; it ends with the EMA weights."""
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    params = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        params, settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
+    )
+    model.to(accelerator.device)
+    ema = EMA(model, settings.ema_decay)
+    checkpoint = run_dir / "checkpoint.pt"
+    step = _resume(checkpoint, model, optimizer, ema)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    progress = tqdm(total=settings.steps, initial=step, desc=run_dir.name, smoothing=0.02)
+    mean_loss = 0.0
+    for batch in batches:
+        if step >= settings.steps:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        with accelerator.autocast():
+            loss = prepared(*(part.to(accelerator.device) for part in batch))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(params, settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model, step)
+        step += 1
+        value = float(loss.detach())
+        mean_loss = value if mean_loss == 0 else 0.99 * mean_loss + 0.01 * value
+        progress.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
+        progress.update()
+        if step % settings.checkpoint_every == 0 or step == settings.steps:
+            if accelerator.is_main_process:
+                _save(checkpoint, model, optimizer, ema, step)
+        if step % settings.sheet_every == 0 and accelerator.is_main_process:
+            _draw(draw_sheet, model, ema, run_dir / f"sheet_{step:06d}.png")
+    progress.close()
+    ema.swap(model)
+    draw_sheet(model, run_dir / "sheet_final.png")
+
+
+def _draw(
+    draw_sheet: Callable[[nn.Module, Path], None], model: nn.Module, ema: EMA, path: Path
+) -> None:
+    ema.swap(model)
+    draw_sheet(model, path)
+    ema.swap(model)
+
+
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, step: int
+) -> None:
+    """Write beside the old checkpoint first, so that a kill leaves one that can be read."""
+    trainable = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
+    state = {
+        "model": trainable,
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state_dict(),
+        "step": step,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"], strict=False)
+    optimizer.load_state_dict(state["optimizer"])
+    ema.load_state_dict(state["ema"])
+    return int(state["step"])

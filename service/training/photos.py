@@ -1,0 +1,120 @@
+"""Photos in memory, and random training pairs cut from them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from service.training.degradations import Image, Pair, make_pair
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def find_photos(folder: Path, pattern: str = "*") -> list[Path]:
+    """Image files below `folder` whose names match the glob, sorted; an error if there are none."""
+    paths = sorted(p for p in folder.rglob(pattern) if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise FileNotFoundError(f"no image ({', '.join(sorted(SUFFIXES))}) matches {folder}/{pattern}")
+    return paths
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3)."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise ValueError(f"{path} is not a readable image")
+    return pixels[..., ::-1].copy()
+
+
+def read_photos(paths: list[Path]) -> list[NDArray[np.uint8]]:
+    """All photos in memory, for data workers forked from this process to share."""
+    # OpenCV's thread pool does not survive a fork: a worker's first filter would wait for ever.
+    cv2.setNumThreads(0)
+    return [read_photo(path) for path in tqdm(paths, desc="photos")]
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """size: crop side in pixels. clean_share: share of removal pairs whose input is the target."""
+
+    size: int = 128
+    clean_share: float = 0.06
+
+
+class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
+    """Endless (input, target, task index) with images (3, size, size) in [-1, 1].
+
+    The photo is virtually resized to a short side around 256 px before the crop is cut, and lengths
+    of the degradation follow that size, so every crop looks like a part of a whole degraded photo.
+    """
+
+    def __init__(
+        self,
+        photos: list[NDArray[np.uint8]],
+        tasks: dict[str, float],
+        crop: CropSettings,
+        seed: int,
+    ) -> None:
+        self.photos, self.crop, self.seed = photos, crop, seed
+        self.tasks = list(tasks)
+        weights = np.array(list(tasks.values()))
+        self.weights = weights / weights.sum()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        info = get_worker_info()
+        rng = np.random.default_rng([self.seed, info.id if info else 0])
+        while True:
+            index = int(rng.choice(len(self.tasks), p=self.weights))
+            pair = self._pair(self.tasks[index], rng)
+            yield _to_tensor(pair.input), _to_tensor(pair.target), index
+
+    def _pair(self, task: str, rng: np.random.Generator) -> Pair:
+        photo = self.photos[rng.integers(len(self.photos))]
+        clean, scale = random_crop(photo, self.crop.size, rng)
+        pair = make_pair(task, clean, rng, scale)
+        is_removal = pair.target is clean
+        if is_removal and task != "colorize" and rng.random() < self.crop.clean_share:
+            return Pair(clean, clean)
+        return pair
+
+
+def random_crop(
+    photo: NDArray[np.uint8], size: int, rng: np.random.Generator
+) -> tuple[Image, float]:
+    """A crop (size, size, 3) in [0, 1] of the photo at a random scale, and that scale / 256 px."""
+    height, width = photo.shape[:2]
+    short = int(np.clip(256 * 2 ** rng.normal(0.0, 0.5), size, 640))
+    window = min(round(size * min(height, width) / short), height, width)
+    top = rng.integers(height - window + 1)
+    left = rng.integers(width - window + 1)
+    crop = photo[top : top + window, left : left + window]
+    method = cv2.INTER_AREA if window > size else cv2.INTER_CUBIC
+    crop = cv2.resize(crop, (size, size), interpolation=method)
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    image = (crop.astype(np.float32) / 255.0) ** rng.uniform(0.85, 1.2)
+    return image.astype(np.float32), float(np.clip(short / 256, 0.6, 2.0))
+
+
+def _to_tensor(image: Image) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) * 2 - 1
+
+
+def to_square(photo: NDArray[np.uint8], size: int) -> Image:
+    """The photo resized to a short side of `size` and cropped to its centre: (size, size, 3) in [0, 1]."""
+    height, width = photo.shape[:2]
+    factor = size / min(height, width)
+    resized = cv2.resize(
+        photo,
+        (max(size, round(width * factor)), max(size, round(height * factor))),
+        interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC,
+    )
+    top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
+    return resized[top : top + size, left : left + size].astype(np.float32) / 255.0

@@ -1,0 +1,77 @@
+"""A trainable view of base and plugins: a batch of pairs in, a loss or restored images out."""
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModel
+
+from service.models.codec import PatchCodec
+from service.models.denoiser import denoise
+from service.models.scb import SCB
+from service.models.tpb import TPB
+from service.training.objective import bridge_latents, pixel_loss, sample_timesteps
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Restorer(nn.Module):
+    """UNet, image encoder, one SCB and a TPB per task, trained or frozen as their owner says."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        image_encoder: CLIPVisionModel,
+        codec: PatchCodec,
+        scheduler: DDIMScheduler,
+        scb: SCB,
+        tpbs: dict[str, TPB],
+    ) -> None:
+        super().__init__()
+        self.unet, self.image_encoder, self.codec = unet, image_encoder, codec.requires_grad_(False)
+        self.scheduler, self.scb = scheduler, scb
+        self.tpbs = nn.ModuleDict(tpbs)
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
+        self.register_buffer("clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("clip_std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
+        """images, targets (B, 3, H, W) in [-1, 1], tasks (B,) -> scalar loss (paper eq. 3)."""
+        cond = self.codec.encode(images).latent_dist.mode()
+        z0 = self.codec.encode(targets).latent_dist.mode()
+        last = len(self.alphas_cumprod) - 1
+        timesteps = sample_timesteps(len(images), last, images.device)
+        z = bridge_latents(z0, cond, timesteps, self.alphas_cumprod)
+        tokens = self.tokens(images, tasks)
+        predicted = denoise(
+            self.unet, z, timesteps, tokens, cond, self.scb(cond, timesteps, tokens)
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            return pixel_loss(self.codec.decode(predicted.float()).sample, targets)
+
+    def tokens(self, images: Tensor, tasks: Tensor) -> Tensor:
+        """Prompt tokens F^p (B, N, D), each row from the TPB of its task."""
+        size = self.image_encoder.config.image_size
+        small = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+        pixels = ((small + 1) / 2 - self.clip_mean) / self.clip_std
+        features = self.image_encoder(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
+        every = torch.stack([tpb(features) for tpb in self.tpbs.values()])
+        tokens: Tensor = every[tasks, torch.arange(len(images), device=images.device)]
+        return tokens
+
+    @torch.no_grad()
+    def restore(self, images: Tensor, tasks: Tensor, steps: int, seed: int = 0) -> Tensor:
+        """Sample `steps` DDIM steps from the noised condition; images (B, 3, H, W) in [-1, 1]."""
+        cond = self.codec.encode(images).latent_dist.mode()
+        tokens = self.tokens(images, tasks)
+        self.scheduler.set_timesteps(steps, device=images.device)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(cond.shape, generator=generator).to(cond)
+        z = self.scheduler.add_noise(cond, noise, self.scheduler.timesteps[:1])
+        for t in self.scheduler.timesteps:
+            rows = t.repeat(len(images))
+            out = denoise(self.unet, z, rows, tokens, cond, self.scb(cond, rows, tokens))
+            z = self.scheduler.step(out.float(), t, z).prev_sample
+        restored: Tensor = self.codec.decode(z).sample.clamp(-1, 1)
+        return restored

@@ -1,0 +1,61 @@
+"""Contact sheets: rows of input, output and target pictures with their PSNR."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.training.degradations import make_pair
+from service.training.photos import read_photo, to_square
+from service.training.restorer import Restorer
+
+
+class SampleSheet:
+    """Draws the same held-out photos at every call, two for each task."""
+
+    def __init__(self, photos: list[Path], tasks: list[str], size: int = 192) -> None:
+        images, targets, indices = [], [], []
+        for index, task in enumerate(tasks):
+            for number in range(2):
+                path = photos[(2 * index + number) * 5 % len(photos)]
+                pair = make_pair(
+                    task, to_square(read_photo(path), size), np.random.default_rng(number), size / 256
+                )
+                images.append(torch.from_numpy(pair.input))
+                targets.append(torch.from_numpy(pair.target))
+                indices.append(index)
+        self.tasks = tasks
+        self.images = torch.stack(images).permute(0, 3, 1, 2) * 2 - 1
+        self.targets = torch.stack(targets).permute(0, 3, 1, 2) * 2 - 1
+        self.indices = torch.tensor(indices)
+
+    def draw(self, model: Restorer, path: Path) -> None:
+        device = next(model.parameters()).device
+        outputs = model.restore(self.images.to(device), self.indices.to(device), steps=2).cpu()
+        rows = [
+            np.concatenate([_pixels(part[i]) for part in (self.images, outputs, self.targets)], 1)
+            for i in range(len(self.images))
+        ]
+        for i, row in enumerate(rows):
+            before = psnr(self.images[i], self.targets[i])
+            after = psnr(outputs[i], self.targets[i])
+            label = f"{self.tasks[int(self.indices[i])]} {before:.1f} -> {after:.1f} dB"
+            cv2.putText(row, label, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 0), 1)
+        half = (len(rows) + 1) // 2
+        columns = [np.concatenate(part, 0) for part in (rows[:half], rows[half:]) if part]
+        height = max(c.shape[0] for c in columns)
+        columns = [np.pad(c, ((0, height - c.shape[0]), (0, 0), (0, 0))) for c in columns]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.concatenate(columns, 1)[..., ::-1])
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two images in [-1, 1]."""
+    return float(-10 * torch.log10(((a - b) / 2).square().mean().clamp_min(1e-10)))
+
+
+def _pixels(image: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    unit = (image.permute(1, 2, 0).numpy() + 1) / 2
+    return np.ascontiguousarray(np.round(unit * 255).clip(0, 255).astype(np.uint8))

@@ -1,0 +1,87 @@
+"""`diffplugin train base`: UNet, image encoder and plugin starts, jointly on every degradation."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+from transformers import CLIPImageProcessor
+
+from service.training import loop, nano
+from service.training.degradations import TASKS
+from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
+from service.training.restorer import Restorer
+from service.training.sheets import SampleSheet
+
+# The generation tasks have random targets and teach the shared weights least.
+TASK_WEIGHTS = {task: 1.0 for task in TASKS} | {
+    "derain": 2.0, "desnow": 2.0, "dehaze": 2.0, "lowlight": 2.0, "snow": 0.4, "rain": 0.4
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """What is trained on what, for how long."""
+
+    images: Path
+    run_dir: Path
+    held_out: Path | None
+    steps: int = 20_000
+    batch_size: int = 8
+    size: int = 128
+    lr: float = 8e-4
+    channels: tuple[int, ...] = (128, 192)
+    num_workers: int = 1
+    seed: int = 0
+    mixed_precision: str = "bf16"
+
+
+def train_base(recipe: BaseRecipe) -> Restorer:
+    """Train or resume the joint model; it comes back with its EMA weights."""
+    torch.manual_seed(recipe.seed)
+    paths = find_photos(recipe.images)
+    photos = read_photos(paths)
+    unet = nano.build_unet(nano.NanoSize(recipe.channels))
+    model = Restorer(
+        unet,
+        nano.build_image_encoder(),
+        nano.fit_codec(photos),
+        nano.build_scheduler(),
+        nano.build_scb(unet),
+        {task: nano.build_tpb() for task in TASKS},
+    ).to(memory_format=torch.channels_last)
+    held_out = find_photos(recipe.held_out) if recipe.held_out else paths
+    sheet = SampleSheet(held_out, list(TASKS))
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
+    crop = CropSettings(size=recipe.size)
+    loader = DataLoader(
+        PairDataset(photos, TASK_WEIGHTS, crop, recipe.seed),
+        batch_size=recipe.batch_size,
+        num_workers=recipe.num_workers,
+    )
+    settings = loop.LoopSettings(
+        recipe.steps, recipe.lr, mixed_precision=recipe.mixed_precision
+    )
+    loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
+    return model
+
+
+def save_base(model: Restorer, folder: Path) -> None:
+    """Write the base in the diffusers layout, fp16, with the starts of its plugins beside it."""
+    model.codec.save_pretrained(folder / "vae")
+    model.unet.half().save_pretrained(folder / "unet")
+    model.image_encoder.half().save_pretrained(folder / "image_encoder")
+    model.scheduler.save_pretrained(folder / "scheduler")
+    size = model.image_encoder.config.image_size
+    CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size).save_pretrained(
+        folder / "feature_extractor"
+    )
+    starts = {f"scb.{k}": v for k, v in model.scb.state_dict().items()}
+    starts |= {f"tpb.{k}": v for k, v in model.tpbs.state_dict().items()}
+    save_file(
+        {k: v.half().contiguous() for k, v in starts.items()}, folder / "plugin_starts.safetensors"
+    )
+    model.float()
