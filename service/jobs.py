@@ -65,6 +65,7 @@ class EditRequest(Record):
     steps: int | None = None  # denoising steps per task; None: the plugin's default
     seed: int = 0
     output_format: Literal["png", "jpeg", "webp"] = "png"
+    plan_only: bool = False  # the selector ends the job with its plan; there is no result
 
 
 class Progress(Record):

@@ -1,33 +1,37 @@
 """One call of the frozen UNet with what the plugins of its rows contribute."""
 
-from torch import Tensor, nn
+from collections.abc import Sequence
 
-from service.models.scb import SCBOutput
+from torch import Tensor, nn
 
 
 def denoise(
-    unet: nn.Module, z: Tensor, timesteps: Tensor, tokens: Tensor, cond: Tensor, scb: SCBOutput
+    unet: nn.Module,
+    latents: Tensor,
+    timesteps: Tensor,
+    tokens: Tensor,
+    residuals: Sequence[Tensor],
+    skip: Tensor | None,
 ) -> Tensor:
-    """Raw model output (B, C, h, w) for noisy latents z; rows may be of any plugin and any step.
+    """Model output (B, C, h, w) for noisy latents; rows may be of any plugin and any step.
 
-    Residuals are added to the skips that reach the last decoder stage (paper section 3.3). With an
-    output skip the prediction is the condition, scaled by (1 + gain), plus the UNet's change.
+    timesteps (B,), tokens (B, N, D). The residuals are added to the skips that reach the last decoder
+    stage (paper section 3.3). `skip` (B, C, h, w) is added to the output: the share of the condition
+    that plugins with a gain head keep.
     """
     # An explicit mid residual makes diffusers treat the list as ControlNet residuals, added after
     # the down path; without it they are taken for T2I-Adapter features.
-    zero = z.new_zeros(())
-    num_skips = num_skip_connections(unet)
+    zero = latents.new_zeros(())
+    padding = [zero] * (num_skip_connections(unet) - len(residuals))
     output: Tensor = unet(
-        z,
+        latents,
         timesteps,
         encoder_hidden_states=tokens,
-        down_block_additional_residuals=[
-            *scb.residuals, *[zero] * (num_skips - len(scb.residuals))
-        ],
+        down_block_additional_residuals=[*residuals, *padding],
         mid_block_additional_residual=zero,
         return_dict=False,
     )[0]
-    return output if scb.gain is None else output + cond * (1 + scb.gain)
+    return output if skip is None else output + skip
 
 
 def num_skip_connections(unet: nn.Module) -> int:

@@ -51,7 +51,7 @@ class SCBOutput:
     """What a plugin adds for one row and step."""
 
     residuals: tuple[Tensor, ...]  # num_layers + 1 of (B, channels, h, w), for UNet skips 0, 1, ...
-    gain: Tensor | None  # (B, in_channels, h, w) of the output skip, if the config has one
+    skip: Tensor | None  # (B, in_channels, h, w) added to the UNet's output, with output_skip
 
 
 class SCB(nn.Module):
@@ -80,13 +80,14 @@ class SCB(nn.Module):
         self.gain = _zero_conv(width, config.in_channels) if config.output_skip else None
 
     def forward(self, cond: Tensor, timesteps: Tensor, tokens: Tensor) -> SCBOutput:
-        """cond (B, C, h, w), timesteps (B,), tokens (B, N, D) -> residuals and gain."""
+        """cond (B, C, h, w), timesteps (B,), tokens (B, N, D) -> residuals, skip."""
         temb = self.time_embedding(self.time_proj(timesteps).to(cond.dtype))
         hidden = self.conv_in(cond)
         last, layers = self.down_block(hidden, temb, encoder_hidden_states=tokens)
         taps = zip(self.taps, (hidden, *layers), strict=True)
         residuals = tuple(conv(state) for conv, state in taps)
-        return SCBOutput(residuals, self.gain(last) if self.gain is not None else None)
+        skip = cond * (1 + self.gain(last)) if self.gain is not None else None
+        return SCBOutput(residuals, skip)
 
 
 def _zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:

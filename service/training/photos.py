@@ -21,7 +21,9 @@ def find_photos(folder: Path, pattern: str = "*") -> list[Path]:
     """Image files below `folder` whose names match the glob, sorted; an error if there are none."""
     paths = sorted(p for p in folder.rglob(pattern) if p.suffix.lower() in SUFFIXES)
     if not paths:
-        raise FileNotFoundError(f"no image ({', '.join(sorted(SUFFIXES))}) matches {folder}/{pattern}")
+        raise FileNotFoundError(
+            f"no image ({', '.join(sorted(SUFFIXES))}) matches {folder}/{pattern}"
+        )
     return paths
 
 

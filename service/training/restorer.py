@@ -33,7 +33,9 @@ class Restorer(nn.Module):
         self.scheduler, self.scb = scheduler, scb
         self.tpbs = nn.ModuleDict(tpbs)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
-        self.register_buffer("clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "clip_mean", torch.tensor(CLIP_MEAN).view(1, 3, 1, 1), persistent=False
+        )
         self.register_buffer("clip_std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
@@ -44,9 +46,8 @@ class Restorer(nn.Module):
         timesteps = sample_timesteps(len(images), last, images.device)
         z = bridge_latents(z0, cond, timesteps, self.alphas_cumprod)
         tokens = self.tokens(images, tasks)
-        predicted = denoise(
-            self.unet, z, timesteps, tokens, cond, self.scb(cond, timesteps, tokens)
-        )
+        scb = self.scb(cond, timesteps, tokens)
+        predicted = denoise(self.unet, z, timesteps, tokens, scb.residuals, scb.skip)
         with torch.autocast(images.device.type, enabled=False):
             return pixel_loss(self.codec.decode(predicted.float()).sample, targets)
 
@@ -71,7 +72,8 @@ class Restorer(nn.Module):
         z = self.scheduler.add_noise(cond, noise, self.scheduler.timesteps[:1])
         for t in self.scheduler.timesteps:
             rows = t.repeat(len(images))
-            out = denoise(self.unet, z, rows, tokens, cond, self.scb(cond, rows, tokens))
+            scb = self.scb(cond, rows, tokens)
+            out = denoise(self.unet, z, rows, tokens, scb.residuals, scb.skip)
             z = self.scheduler.step(out.float(), t, z).prev_sample
         restored: Tensor = self.codec.decode(z).sample.clamp(-1, 1)
         return restored

@@ -13,15 +13,20 @@ from service.training.restorer import Restorer
 
 
 class SampleSheet:
-    """Draws the same held-out photos at every call, two for each task."""
+    """Draws the same held-out photos at every call, `num_photos` for each task."""
 
-    def __init__(self, photos: list[Path], tasks: list[str], size: int = 192) -> None:
+    def __init__(
+        self, photos: list[Path], tasks: list[str], size: int = 192, num_photos: int = 2
+    ) -> None:
         images, targets, indices = [], [], []
         for index, task in enumerate(tasks):
-            for number in range(2):
-                path = photos[(2 * index + number) * 5 % len(photos)]
+            for number in range(num_photos):
+                path = photos[(num_photos * index + number) * 5 % len(photos)]
                 pair = make_pair(
-                    task, to_square(read_photo(path), size), np.random.default_rng(number), size / 256
+                    task,
+                    to_square(read_photo(path), size),
+                    np.random.default_rng(number),
+                    size / 256,
                 )
                 images.append(torch.from_numpy(pair.input))
                 targets.append(torch.from_numpy(pair.target))

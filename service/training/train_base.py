@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
-from transformers import CLIPImageProcessor
-
 from service.training import loop, nano
 from service.training.degradations import TASKS
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
-from service.training.restorer import Restorer
+from service.training.restorer import CLIP_MEAN, CLIP_STD, Restorer
 from service.training.sheets import SampleSheet
 
 # The generation tasks have random targets and teach the shared weights least.
@@ -62,9 +60,7 @@ def train_base(recipe: BaseRecipe) -> Restorer:
         batch_size=recipe.batch_size,
         num_workers=recipe.num_workers,
     )
-    settings = loop.LoopSettings(
-        recipe.steps, recipe.lr, mixed_precision=recipe.mixed_precision
-    )
+    settings = loop.LoopSettings(recipe.steps, recipe.lr, mixed_precision=recipe.mixed_precision)
     loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
     return model
 
@@ -75,13 +71,24 @@ def save_base(model: Restorer, folder: Path) -> None:
     model.unet.half().save_pretrained(folder / "unet")
     model.image_encoder.half().save_pretrained(folder / "image_encoder")
     model.scheduler.save_pretrained(folder / "scheduler")
-    size = model.image_encoder.config.image_size
-    CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size).save_pretrained(
-        folder / "feature_extractor"
-    )
+    _save_preprocessor(model.image_encoder.config.image_size, folder / "feature_extractor")
     starts = {f"scb.{k}": v for k, v in model.scb.state_dict().items()}
     starts |= {f"tpb.{k}": v for k, v in model.tpbs.state_dict().items()}
     save_file(
         {k: v.half().contiguous() for k, v in starts.items()}, folder / "plugin_starts.safetensors"
     )
     model.float()
+
+
+def _save_preprocessor(size: int, folder: Path) -> None:
+    """CLIPImageProcessor's file; its class is not used, as it asks for torchvision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": size},
+        "crop_size": {"height": size, "width": size},
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "resample": 3,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")

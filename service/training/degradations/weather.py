@@ -23,7 +23,9 @@ def rain(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     image = clean * (1 - veil[..., None]) + light * veil[..., None]
     for depth in range(rng.integers(2, 4)):
         length = rng.uniform(12.0, 30.0) * scale * 0.75**depth
-        kernel = line_kernel(length, angle + rng.normal(0.0, 3.0), rng.uniform(0.4, 0.9) * scale**0.5)
+        kernel = line_kernel(
+            length, angle + rng.normal(0.0, 3.0), rng.uniform(0.4, 0.9) * scale**0.5
+        )
         density = rng.uniform(0.002, 0.005) / scale**1.5
         streaks = scatter(height, width, rng, density, kernel) * rng.uniform(0.45, 0.9)
         image = image + (light - image * 0.75) * streaks[..., None]

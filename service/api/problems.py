@@ -1,0 +1,111 @@
+"""Errors as HTTP answers: the one table of statuses, and RFC 9457 application/problem+json."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from service import errors
+
+MEDIA_TYPE = "application/problem+json"
+
+# 499 is nginx's "client closed request": HTTP has no status for a job that the caller canceled.
+STATUS: Mapping[type[errors.DiffPluginError], int] = MappingProxyType(
+    {
+        errors.DiffPluginError: 500,
+        errors.ClientError: 400,
+        errors.InvalidRequest: 422,
+        errors.InvalidImage: 422,
+        errors.UnsupportedImageType: 415,
+        errors.ImageTooLarge: 413,
+        errors.UnknownPlugin: 422,
+        errors.JobNotFound: 404,
+        errors.JobNotFinished: 409,
+        errors.Unavailable: 503,
+        errors.Overloaded: 429,
+        errors.NoWorker: 503,
+        errors.QueueUnavailable: 503,
+        errors.DeadlineExceeded: 504,
+        errors.JobCanceled: 499,
+        errors.EditFailed: 500,
+    }
+)
+
+# What the router itself answers, before any of our code runs: code and title by status.
+ROUTER_CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
+    {
+        404: ("route_not_found", "No such route"),
+        405: ("method_not_allowed", "The route does not take this method"),
+    }
+)
+
+
+class Problem(BaseModel):
+    """RFC 9457; `code` is stable, `detail` says what to change."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(description="URN that ends in the code.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="Path of the request.")
+    code: str = Field(description="Stable, the same over HTTP, gRPC and in a job's `error`.")
+    request_id: str
+
+
+def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
+    """The answer that `error` becomes."""
+    headers = {}
+    if isinstance(error, errors.Unavailable):
+        headers["Retry-After"] = str(error.retry_after_s)
+    return _answer(request, STATUS[type(error)], error.code, error.title, str(error), headers)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Every error of ours, of the router and of Redis is answered as a problem."""
+    app.add_exception_handler(errors.DiffPluginError, _on_error)
+    app.add_exception_handler(HTTPException, _on_router_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
+    app.add_exception_handler(RedisError, _on_redis_error)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.DiffPluginError), "registered for our own errors. This is a bug."
+    return problem_of(error, request)
+
+
+async def _on_router_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for HTTPException. This is a bug."
+    code, title = ROUTER_CODES.get(error.status_code, ("bad_request", "Bad request"))
+    detail = f"{error.detail}: {request.method} {request.url.path}"
+    return _answer(request, error.status_code, code, title, detail, dict(error.headers or {}))
+
+
+async def _on_invalid_parameter(request: Request, error: Exception) -> Response:
+    return problem_of(errors.InvalidRequest(str(error)), request)
+
+
+async def _on_redis_error(request: Request, error: Exception) -> Response:
+    detail = f"Redis does not answer ({type(error).__name__}); try again, or check DIFFPLUGIN_REDIS_URL"
+    return problem_of(errors.QueueUnavailable(detail), request)
+
+
+def _answer(
+    request: Request, status: int, code: str, title: str, detail: str, headers: dict[str, str]
+) -> Response:
+    problem = Problem(
+        type=f"urn:diffplugin:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=request.url.path,
+        code=code,
+        request_id=request.state.request_id,
+    )
+    return Response(problem.model_dump_json(), status, headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,130 @@
+"""What callers send and get: the fields of a request and the shapes of the JSON answers."""
+
+import base64
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from service.errors import InvalidRequest
+from service.images import OutputFormat
+from service.jobs import Job, JobStatus, Plan, Record, Timings
+from service.plugin_manifest import PluginManifest
+
+MAX_SEED = 2**32 - 1
+
+
+class Fields(BaseModel):
+    """Fields of one request as any wire carries them; an unknown one is refused, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction: str = Field("", description="What to do, e.g. remove the rain, then brighten it.")
+    timeout: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Seconds until the job is given up."
+    )
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Checked fields; InvalidRequest names each field that is wrong."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InvalidRequest(_explain(error, cls)) from error
+
+
+class PlanFields(Fields):
+    """POST /v1/plan."""
+
+
+class EditFields(Fields):
+    """POST /v1/edit."""
+
+    plugins: tuple[str, ...] | None = Field(
+        None, description="Plugins to run, in this order, instead of what the selector would choose."
+    )
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Denoising steps per task; each plugin has its own default."
+    )
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = Field(
+        None, description="Same seed, same result; random if absent. The answer names it."
+    )
+    output_format: OutputFormat = "png"
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        """`derain,lowlight`, repeated fields and lists mean the same; nothing at all means None."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            return value
+        names = [name.strip() for part in parts for name in part.split(",")]
+        return tuple(name for name in names if name) or None
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    accepted = ", ".join(["image", *model.model_fields])
+    parts = []
+    for problem in error.errors(include_url=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            parts.append(f"field {name!r} is unknown; the fields are {accepted}")
+        else:
+            parts.append(f"field {name!r}: {problem['msg']}")
+    return "; ".join(parts)
+
+
+class ResultFile(Record):
+    """The restored image inside a JSON answer."""
+
+    media_type: str
+    base64: str
+
+
+class EditAnswer(Record):
+    """POST /v1/edit with `Accept: application/json`."""
+
+    id: str
+    status: JobStatus
+    plan: Plan | None
+    seed: int
+    no_op: bool = Field(description="Nothing was to be done: the result is the input.")
+    timings: Timings
+    result: ResultFile
+
+    @classmethod
+    def of(cls, job: Job, result: bytes, media_type: str) -> Self:
+        file = ResultFile(media_type=media_type, base64=base64.b64encode(result).decode())
+        return cls(
+            id=job.id,
+            status=job.status,
+            plan=job.plan,
+            seed=job.request.seed,
+            no_op=job.no_op,
+            timings=job.timings,
+            result=file,
+        )
+
+
+class PlanAnswer(Record):
+    """POST /v1/plan: what /v1/edit would run, and why."""
+
+    id: str
+    plan: Plan
+    timings: Timings
+
+
+class PluginList(Record):
+    """GET /v1/plugins."""
+
+    base: str
+    plugins: tuple[PluginManifest, ...]
+
+
+class Readiness(Record):
+    """GET /readyz: `missing` says what to start."""
+
+    status: Literal["ready", "not_ready"]
+    missing: tuple[str, ...] = ()
+    workers: int = 0
+    selectors: int = 0

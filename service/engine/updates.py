@@ -1,0 +1,43 @@
+"""What engine.step() reports to its owner."""
+
+from dataclasses import dataclass
+
+from service.errors import DiffPluginError
+from service.images import Pixels
+from service.jobs import Progress, Timings
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One denoising step of one edit."""
+
+    id: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class EditDone:
+    """All tasks of an edit; pixels (H, W, 3) have the size of its input."""
+
+    id: str
+    pixels: Pixels
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class EditFailed:
+    """The edit left the engine; the others go on."""
+
+    id: str
+    error: DiffPluginError
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """One UNet call: the plugin of every row, and how long it took."""
+
+    plugins: tuple[str, ...]
+    seconds: float
+
+
+Update = StepDone | EditDone | EditFailed | BatchDone

@@ -1,0 +1,1 @@
+"""How good the restored photos and the plans are, against simple baselines."""

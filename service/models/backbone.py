@@ -1,0 +1,142 @@
+"""The frozen base: VAE, UNet, image encoder and noise schedule of a diffusers-layout folder.
+
+Nothing of a particular base is hard-wired: sizes, classes and betas come from its configs.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from service.models.codec import PatchCodec
+from service.models.denoiser import num_skip_connections
+
+Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """CLIP's input: short side to `size` (bicubic on 8 bits), centre crop, normalise."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def load(cls, folder: Path) -> "ImagePreprocessor":
+        config = json.loads((folder / "preprocessor_config.json").read_text())
+        crop = config["crop_size"]
+        size = crop["height"] if isinstance(crop, dict) else crop
+        return cls(size, tuple(config["image_mean"]), tuple(config["image_std"]))
+
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """(3, size, size), normalised."""
+        height, width = pixels.shape[:2]
+        short = min(height, width)
+        # Truncation, as CLIP's own resize does; the shorter side is exact.
+        resized = Image.fromarray(pixels).resize(
+            (int(self.size * width / short), int(self.size * height / short)),
+            Image.Resampling.BICUBIC,
+        )
+        left, top = (resized.width - self.size) // 2, (resized.height - self.size) // 2
+        crop = np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+        unit = torch.from_numpy(crop.astype(np.float32) / 255.0).permute(2, 0, 1)
+        return (unit - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[
+            :, None, None
+        ]
+
+
+class Backbone:
+    """Weights are float32 on CPU and half precision on CUDA; everything is frozen."""
+
+    def __init__(
+        self,
+        name: str,
+        vae: nn.Module,
+        unet: UNet2DConditionModel,
+        image_encoder: CLIPVisionModel,
+        preprocessor: ImagePreprocessor,
+        scheduler_config: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        self.name, self.device = name, device
+        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
+        self.vae = _freeze(vae, device, self.dtype)
+        self.unet = _freeze(unet, device, self.dtype)
+        self.image_encoder = _freeze(image_encoder, device, self.dtype)
+        self.preprocessor = preprocessor
+        self.scheduler_config = scheduler_config
+        self.num_skips = num_skip_connections(unet)
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Backbone":
+        """Read vae/, unet/, image_encoder/, feature_extractor/ and scheduler/ below `folder`."""
+        for part in ("vae", "unet", "image_encoder", "feature_extractor", "scheduler"):
+            if not (folder / part).is_dir():
+                raise FileNotFoundError(f"{folder} is not a base: {part}/ is missing")
+        vae_class = json.loads((folder / "vae/config.json").read_text())["_class_name"]
+        vae_type = {"PatchCodec": PatchCodec, "AutoencoderKL": AutoencoderKL}[vae_class]
+        scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        return cls(
+            folder.name,
+            vae_type.from_pretrained(folder / "vae"),
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
+            CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32),
+            ImagePreprocessor.load(folder / "feature_extractor"),
+            scheduler,
+            torch.device(device),
+        )
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.out_channels)
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Image sides must be a multiple of this: the VAE's factor times the UNet's."""
+        vae, unet = self.vae.config, self.unet.config
+        factor = vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1)
+        return int(factor * 2 ** (len(unet["block_out_channels"]) - 1))
+
+    @torch.inference_mode()
+    def image_features(self, images: Sequence[Pixels]) -> Tensor:
+        """Last hidden states without the class token, before the final norm: (B, N, D)."""
+        pixels = torch.stack([self.preprocessor(image) for image in images])
+        output = self.image_encoder(pixels.to(self.device, self.dtype), output_hidden_states=True)
+        features: Tensor = output.hidden_states[-1][:, 1:]
+        return features
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the posterior's mode."""
+        posterior = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
+        latents: Tensor = posterior.mode() * self.vae.config.scaling_factor
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> images (B, 3, H, W), about [-1, 1]."""
+        images: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return images
+
+
+def pick_device(name: str) -> str:
+    """`auto` is cuda where there is one, else cpu."""
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _freeze(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    return (
+        module.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    )

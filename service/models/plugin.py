@@ -1,0 +1,65 @@
+"""A loaded Task-Plugin: manifest, TPB and SCB, ready to run (paper section 3.3)."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from service.errors import UnknownPlugin
+from service.models.backbone import Backbone
+from service.models.scb import SCB, SCBConfig
+from service.models.tpb import TPB
+from service.plugin_manifest import WEIGHTS, PluginManifest, read_manifest, weights_digest
+
+
+class Plugin(nn.Module):
+    """TPB and SCB of one task, in the dtype and on the device of its backbone."""
+
+    def __init__(self, manifest: PluginManifest, tpb: TPB, scb: SCB) -> None:
+        super().__init__()
+        self.manifest, self.tpb, self.scb = manifest, tpb, scb
+
+    @classmethod
+    def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
+        """Read and check one plugin folder; UnknownPlugin says what is wrong with it."""
+        manifest = read_manifest(folder)
+        if weights_digest(folder) != manifest.digest:
+            raise UnknownPlugin(f"{folder / WEIGHTS} is not the file that the manifest describes")
+        prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
+        if manifest.output_skip and prediction != "sample":
+            # The skip adds a clean latent, which is wrong for a predicted noise or velocity.
+            raise UnknownPlugin(
+                f"{manifest.name}: output_skip needs a base that predicts the sample"
+            )
+        unet = dict(backbone.unet.config)
+        plugin = cls(
+            manifest,
+            TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"]),
+            SCB(SCBConfig.from_unet(unet, manifest.output_skip)),
+        )
+        try:
+            plugin.load_state_dict(load_file(folder / WEIGHTS))
+        except RuntimeError as error:
+            raise UnknownPlugin(f"{folder} does not fit base {backbone.name}: {error}") from error
+        return plugin.to(backbone.device, backbone.dtype).requires_grad_(False).eval()
+
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        return sum(p.numel() * p.element_size() for p in self.parameters())
+
+
+def save_plugin(
+    folder: Path, tpb: TPB, scb: SCB, manifest: PluginManifest, card: str
+) -> PluginManifest:
+    """Write weights (fp16), manifest and model card; returns the manifest with its digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"tpb.{k}": v for k, v in tpb.state_dict().items()}
+    state |= {f"scb.{k}": v for k, v in scb.state_dict().items()}
+    half = {k: v.to("cpu", torch.float16).contiguous() for k, v in state.items()}
+    save_file(half, folder / WEIGHTS, metadata={k: str(v) for k, v in asdict(scb.config).items()})
+    signed = manifest.model_copy(update={"digest": weights_digest(folder)})
+    (folder / "manifest.json").write_text(signed.model_dump_json(indent=2) + "\n")
+    (folder / "README.md").write_text(card)
+    return signed
