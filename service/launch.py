@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 40.0  # longer than `serve` gives its roles
 POLL_S = 0.1
 
 
@@ -55,6 +55,11 @@ def running_service(
             yield RunningService(url, time.monotonic() - started)
         finally:
             _stop(process)
+
+
+def exit_on_sigterm() -> None:
+    """Make SIGTERM unwind like Ctrl-C does, so that a script stops its service before it ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _wait_until_ready(

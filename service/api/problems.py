@@ -7,7 +7,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from service import errors
@@ -68,15 +67,16 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Every error of ours, of the router and of Redis is answered as a problem."""
+    """Every error of ours and of the router is answered as a problem."""
     app.add_exception_handler(errors.DiffPluginError, _on_error)
     app.add_exception_handler(HTTPException, _on_router_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_parameter)
-    app.add_exception_handler(RedisError, _on_redis_error)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.DiffPluginError), "registered for our own errors. This is a bug."
+    assert isinstance(error, errors.DiffPluginError), (
+        "registered for our own errors. This is a bug."
+    )
     return problem_of(error, request)
 
 
@@ -89,11 +89,6 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_parameter(request: Request, error: Exception) -> Response:
     return problem_of(errors.InvalidRequest(str(error)), request)
-
-
-async def _on_redis_error(request: Request, error: Exception) -> Response:
-    detail = f"Redis does not answer ({type(error).__name__}); try again, or check DIFFPLUGIN_REDIS_URL"
-    return problem_of(errors.QueueUnavailable(detail), request)
 
 
 def _answer(

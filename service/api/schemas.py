@@ -41,7 +41,8 @@ class EditFields(Fields):
     """POST /v1/edit."""
 
     plugins: tuple[str, ...] | None = Field(
-        None, description="Plugins to run, in this order, instead of what the selector would choose."
+        None,
+        description="Plugins to run, in this order, instead of what the selector would choose.",
     )
     steps: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Denoising steps per task; each plugin has its own default."

@@ -69,7 +69,7 @@ class Engine:
         return updates
 
     def _denoise(self, batch: list[Trajectory]) -> list[Update]:
-        """One UNet call; if it fails, half the rows at a time, so that only the guilty row fails."""
+        """One UNet call; if it fails, half the rows at a time, so only the guilty one fails."""
         if not batch:
             return []
         try:
@@ -113,7 +113,7 @@ class Engine:
 def build_engine(
     store: Path, base: str, device: str = "auto", max_batch_size: int = 8, num_threads: int = 0
 ) -> Engine:
-    """An engine over plugins_store with every plugin of `base` resident; num_threads 0: torch's own."""
+    """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own."""
     if num_threads:
         torch.set_num_threads(num_threads)
     backbone = Backbone.load(store / base, pick_device(device))

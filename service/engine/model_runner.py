@@ -91,7 +91,7 @@ class ModelRunner:
 def _run_scb(
     plugin: Plugin, cond: Tensor, timesteps: Tensor, tokens: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """SCB's residuals and skip for all timesteps (n,) in one call: it never reads the noisy latent."""
+    """SCB's output for all timesteps (n,) in one call: it never reads the noisy latent."""
     num = len(timesteps)
     output = plugin.scb(cond.expand(num, -1, -1, -1), timesteps, tokens.expand(num, -1, -1))
     return output.residuals, output.skip

@@ -1,8 +1,8 @@
 """Samplers as tables: every step of every schedule is one row of scalars.
 
-DDIM (Song et al. 2021) and UniPC-2 (Zhao et al. 2023, bh2, predict-x0) are linear in the sample and
-the model outputs, with scalars that depend on the step alone. So a step of a batch whose rows are at
-different steps of different schedules is a gather of table rows and a few fused multiply-adds.
+DDIM (Song et al. 2021) and UniPC-2 (Zhao et al. 2023, bh2, predict-x0) are linear in the sample
+and the model outputs, with scalars that depend on the step alone. So a step of a batch whose rows
+are at different steps of different schedules is a gather of table rows and a few multiply-adds.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class NoiseSchedule:
             raise ValueError(f"prediction_type {prediction!r} is not supported")
         is_ddim = config.get("_class_name") == "DDIMScheduler"
         return cls(
-            np.cumprod(1.0 - np.asarray(betas, np.float64)),
+            np.cumprod(1.0 - np.asarray(betas, np.float64), dtype=np.float64),
             prediction,
             config.get("timestep_spacing", "leading") if is_ddim else "linspace",
             int(config.get("steps_offset", 0)) if is_ddim else 0,
@@ -82,7 +82,7 @@ class NoiseSchedule:
         )
 
     def _estimate(self, a: float) -> tuple[float, float]:
-        """Coefficients of x and of the model output in the clean estimate, at cumulative alpha a."""
+        """Coefficients of x and of the model output in the clean estimate at cumulative alpha a."""
         alpha, sigma = np.sqrt(a), np.sqrt(1 - a)
         if self.prediction_type == "epsilon":
             return 1 / alpha, -sigma / alpha
@@ -91,7 +91,7 @@ class NoiseSchedule:
         return 0.0, 1.0
 
     def _fill_ddim(self, timesteps: NDArray[np.int64], rows: Float64) -> None:
-        """x' = sqrt(a') m + sqrt(1 - a') (x - sqrt(a) m) / sqrt(1 - a); the next step is x of a'."""
+        """x' = sqrt(a') m + sqrt(1 - a') (x - sqrt(a) m) / sqrt(1 - a), a' of the next step."""
         a = self.alphas_cumprod[timesteps]
         a_next = np.append(a[1:], self.final_alpha)
         ratio = np.sqrt((1 - a_next) / (1 - a))
@@ -100,7 +100,7 @@ class NoiseSchedule:
         rows[:, PRE_M] = np.sqrt(a_next) - ratio * np.sqrt(a)
 
     def _fill_unipc(self, timesteps: NDArray[np.int64], rows: Float64) -> None:
-        """Order 2 with corrector; order 1 at the first and last step; the last step goes to t = 0."""
+        """Order 2 with corrector; order 1 at the first and last step; the last goes to t = 0."""
         a = np.append(self.alphas_cumprod[timesteps], self.alphas_cumprod[0])
         alpha, sigma = np.sqrt(a), np.sqrt(1 - a)
         lam = np.log(alpha) - np.log(sigma)
@@ -123,7 +123,7 @@ class NoiseSchedule:
     def _fill_corrector(
         row: Float64, i: int, is_second_order: bool, alpha: Float64, sigma: Float64, lam: Float64
     ) -> None:
-        """Step i -> i + 1 once more, now that the output at i + 1 is known (there m1 is of step i)."""
+        """Step i -> i + 1 once more, now that the output at i + 1 is known (m1 is of step i)."""
         h = lam[i + 1] - lam[i]
         decay = np.expm1(-h)
         scale = -alpha[i + 1] * decay
@@ -155,7 +155,9 @@ class StepTable:
 
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         """The latents noised to where the schedule starts."""
-        return self.start_alpha**0.5 * latents + (1 - self.start_alpha) ** 0.5 * noise
+        a = self.start_alpha
+        noised: Tensor = a**0.5 * latents + (1 - a) ** 0.5 * noise
+        return noised
 
 
 @dataclass

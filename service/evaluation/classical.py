@@ -88,10 +88,9 @@ def guided_filter(guide: Plane, plane: Plane, radius: int, eps: float) -> Plane:
 def gamma_to_mean(image: Image, mean: float = 0.45) -> Image:
     """The one gamma that brings the mean lightness to `mean`, found by bisection."""
     low, high = 0.1, 4.0
-    grey = np.clip(image @ LUMA, 1e-4, 1.0)
     for _ in range(20):
         gamma = (low + high) / 2
-        low, high = (gamma, high) if np.mean(grey**gamma) > mean else (low, gamma)
+        low, high = (gamma, high) if np.mean(image**gamma @ LUMA) > mean else (low, gamma)
     return _clip(np.power(image, np.float32((low + high) / 2)))
 
 

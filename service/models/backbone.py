@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from service.models.codec import PatchCodec
 from service.models.denoiser import num_skip_connections
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ class ImagePreprocessor:
 
 
 class Backbone:
-    """Weights are float32 on CPU and half precision on CUDA; everything is frozen."""
+    """Frozen networks; load() makes them float32 on CPU and half precision on CUDA."""
 
     def __init__(
         self,
         name: str,
-        vae: nn.Module,
+        vae: PatchCodec | AutoencoderKL,
         unet: UNet2DConditionModel,
         image_encoder: CLIPVisionModel,
         preprocessor: ImagePreprocessor,
@@ -69,10 +70,10 @@ class Backbone:
         device: torch.device,
     ) -> None:
         self.name, self.device = name, device
-        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
-        self.vae = _freeze(vae, device, self.dtype)
-        self.unet = _freeze(unet, device, self.dtype)
-        self.image_encoder = _freeze(image_encoder, device, self.dtype)
+        self.dtype: torch.dtype = unet.dtype
+        self.vae = _freeze(vae, device)
+        self.unet = _freeze(unet, device)
+        self.image_encoder = _freeze(image_encoder, device)
         self.preprocessor = preprocessor
         self.scheduler_config = scheduler_config
         self.num_skips = num_skip_connections(unet)
@@ -86,11 +87,12 @@ class Backbone:
         vae_class = json.loads((folder / "vae/config.json").read_text())["_class_name"]
         vae_type = {"PatchCodec": PatchCodec, "AutoencoderKL": AutoencoderKL}[vae_class]
         scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
         return cls(
             folder.name,
-            vae_type.from_pretrained(folder / "vae"),
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32),
-            CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=torch.float32),
+            vae_type.from_pretrained(folder / "vae", torch_dtype=dtype),
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
+            CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=dtype),
             ImagePreprocessor.load(folder / "feature_extractor"),
             scheduler,
             torch.device(device),
@@ -136,7 +138,16 @@ def pick_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _freeze(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    return (
-        module.to(device, dtype).to(memory_format=torch.channels_last).requires_grad_(False).eval()
-    )
+def channels_last(module: Module) -> Module:
+    """Lay out 4-D weights for fast convolutions, in place.
+
+    Module.to(memory_format=...) does the same, but torch's types do not know that argument.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return module
+
+
+def _freeze(module: Module, device: torch.device) -> Module:
+    return channels_last(module.to(device)).requires_grad_(False).eval()

@@ -34,10 +34,14 @@ class DecoderOutput:
     sample: Tensor  # (B, 3, H, W)
 
 
-class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """encode(x) and decode(z) are exact inverses; x (B, 3, H, W) in [-1, 1], z (B, 3p², H/p, W/p)."""
+class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers has no types
+    """encode and decode are exact inverses; x (B, 3, H, W) in [-1, 1], z (B, 3p², H/p, W/p)."""
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    analysis: Tensor  # (3p², 3, p, p): row k is basis vector k as an RGB patch
+    mean: Tensor  # (1, 3, p, p)
+    channel_scale: Tensor  # (3p²,)
+
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers has no types
     def __init__(
         self, patch_size: int = 8, latent_channels: int = 192, scaling_factor: float = 1.0
     ) -> None:
@@ -45,7 +49,6 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if latent_channels != 3 * patch_size**2:
             raise ValueError(f"latent_channels must be 3 * patch_size² = {3 * patch_size**2}")
         self.patch_size = patch_size
-        # Row k of `analysis` is basis vector k as an RGB patch.
         self.register_buffer("analysis", torch.zeros(latent_channels, 3, patch_size, patch_size))
         self.register_buffer("mean", torch.zeros(1, 3, patch_size, patch_size))
         self.register_buffer("channel_scale", torch.ones(latent_channels))
@@ -57,7 +60,7 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def decode(self, z: Tensor) -> DecoderOutput:
         y = z / self.channel_scale[:, None, None]
-        x = F.conv_transpose2d(y, self.analysis, stride=self.patch_size)
+        x: Tensor = F.conv_transpose2d(y, self.analysis, stride=self.patch_size)
         return DecoderOutput(x + self._tiled_mean(x.shape[-2:]))
 
     def _tiled_mean(self, size: torch.Size) -> Tensor:
@@ -73,7 +76,7 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         std = values.flip(0).clamp_min(1e-10).sqrt()
         scale = std.rsqrt()
         scale /= (std * scale).square().mean().sqrt()
-        codec = cls(size, 3 * size**2)
+        codec: PatchCodec = cls(size, 3 * size**2)
         codec.analysis.copy_(vectors.T.flip(0).reshape(-1, 3, size, size))
         codec.mean.copy_(mean.reshape(1, 3, size, size))
         codec.channel_scale.copy_(scale)

@@ -25,8 +25,7 @@ class Plugin(nn.Module):
     def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
         """Read and check one plugin folder; UnknownPlugin says what is wrong with it."""
         manifest = read_manifest(folder)
-        if weights_digest(folder) != manifest.digest:
-            raise UnknownPlugin(f"{folder / WEIGHTS} is not the file that the manifest describes")
+        _check_files(folder, manifest, backbone.name)
         prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
         if manifest.output_skip and prediction != "sample":
             # The skip adds a clean latent, which is wrong for a predicted noise or velocity.
@@ -48,6 +47,18 @@ class Plugin(nn.Module):
     def num_bytes(self) -> int:
         """Memory of the weights."""
         return sum(p.numel() * p.element_size() for p in self.parameters())
+
+
+def _check_files(folder: Path, manifest: PluginManifest, base: str) -> None:
+    if manifest.base != base:
+        raise UnknownPlugin(f"{folder} was trained on base {manifest.base!r}; this one is {base!r}")
+    if not (folder / WEIGHTS).is_file():
+        raise UnknownPlugin(f"{folder / WEIGHTS} is missing; copy it beside its manifest")
+    if weights_digest(folder) != manifest.digest:
+        raise UnknownPlugin(
+            f"{folder / WEIGHTS} is not the file that its manifest describes (sha256 differs); "
+            "copy both again from one place"
+        )
 
 
 def save_plugin(

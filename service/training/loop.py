@@ -6,6 +6,7 @@ It knows nothing about what is trained: a model whose forward takes a batch and 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +15,13 @@ from tqdm import tqdm
 
 from service.training.ema import EMA
 
+Model = TypeVar("Model", bound=nn.Module)
 Batch = tuple[Tensor, Tensor, Tensor]  # input and target (B, 3, H, W) in [-1, 1], task index (B,)
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """steps counts optimiser steps over all resumed runs; lr falls linearly over the last decay_share."""
+    """steps counts all resumed runs; lr falls linearly to zero over the last decay_share of it."""
 
     steps: int
     lr: float
@@ -41,11 +43,11 @@ def learning_rate(step: int, settings: LoopSettings) -> float:
 
 
 def run(
-    model: nn.Module,
+    model: Model,
     batches: Iterable[Batch],
     settings: LoopSettings,
     run_dir: Path,
-    draw_sheet: Callable[[nn.Module, Path], None],
+    draw_sheet: Callable[[Model, Path], None],
 ) -> None:
     """Train `model` in place, resuming from run_dir/checkpoint.pt; it ends with the EMA weights."""
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
@@ -77,19 +79,17 @@ def run(
         mean_loss = value if mean_loss == 0 else 0.99 * mean_loss + 0.01 * value
         progress.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
         progress.update()
-        if step % settings.checkpoint_every == 0 or step == settings.steps:
-            if accelerator.is_main_process:
-                _save(checkpoint, model, optimizer, ema, step)
-        if step % settings.sheet_every == 0 and accelerator.is_main_process:
+        is_main = accelerator.is_main_process
+        if is_main and (step % settings.checkpoint_every == 0 or step == settings.steps):
+            _save(checkpoint, model, optimizer, ema, step)
+        if is_main and step % settings.sheet_every == 0:
             _draw(draw_sheet, model, ema, run_dir / f"sheet_{step:06d}.png")
     progress.close()
     ema.swap(model)
     draw_sheet(model, run_dir / "sheet_final.png")
 
 
-def _draw(
-    draw_sheet: Callable[[nn.Module, Path], None], model: nn.Module, ema: EMA, path: Path
-) -> None:
+def _draw(draw_sheet: Callable[[Model, Path], None], model: Model, ema: EMA, path: Path) -> None:
     ema.swap(model)
     draw_sheet(model, path)
     ema.swap(model)

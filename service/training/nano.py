@@ -1,4 +1,4 @@
-"""The nano architecture: the classes of the production base in sizes that a laptop CPU can serve."""
+"""The nano architecture: the production base's classes in sizes that a laptop CPU can serve."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from service.models.tpb import TPB
 
 VISION_WIDTH = 128
 CROSS_ATTENTION_DIM = 128
-# Stable Diffusion's betas, of which only the first, low-noise part is used: sampling starts from the
-# condition with this much noise (docs/nano.md).
+# Stable Diffusion's betas, of which only the first, low-noise part is used: sampling starts from
+# the condition with this much noise (docs/nano.md).
 START_TIMESTEP = 100
 
 
@@ -39,7 +39,7 @@ def build_unet(size: NanoSize) -> UNet2DConditionModel:
         cross_attention_dim=CROSS_ATTENTION_DIM,
         attention_head_dim=[c // 32 for c in size.channels],
         norm_num_groups=16,
-        # Self-attention over the full grid would cost most of a 512-px edit; the levels below have it.
+        # Over the full grid self-attention would cost most of a 512-px edit; lower levels have it.
         only_cross_attention=[True] + [False] * (levels - 1),
     )
     torch.nn.init.zeros_(unet.conv_out.weight)
@@ -90,4 +90,5 @@ def fit_codec(photos: list[NDArray[np.uint8]], seed: int = 0) -> PatchCodec:
             left = rng.integers(photo.shape[1] - 8)
             patches.append(photo[top : top + 8, left : left + 8])
     stack = torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float()
-    return PatchCodec.fit(stack / 127.5 - 1)
+    codec: PatchCodec = PatchCodec.fit(stack / 127.5 - 1)
+    return codec

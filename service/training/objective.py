@@ -1,23 +1,12 @@
 """The training objective: noise a target, predict it back, compare (paper eq. 3).
 
-Two forms, chosen by the scheduler's prediction type. "epsilon" and "v_prediction" are the paper's loss
-on latents. "sample" is that of a bridge: the noise is shifted so that at the last timestep the noised
-target is the noised condition, and the loss is taken in pixels.
+It is that of a bridge, for a base that predicts the sample: the noise is shifted so that at the
+last timestep the noised target is the noised condition, and the loss is taken in pixels.
 """
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-
-class Decoder(Protocol):
-    def decode(self, z: Tensor) -> "DecoderSample": ...
-
-
-class DecoderSample(Protocol):
-    sample: Tensor
 
 
 def sample_timesteps(count: int, last: int, device: torch.device) -> Tensor:
@@ -29,8 +18,8 @@ def sample_timesteps(count: int, last: int, device: torch.device) -> Tensor:
 def bridge_latents(z0: Tensor, cond: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """Noised z0 (B, C, h, w) whose mean moves to the condition as t goes to the last timestep.
 
-    z_t = sqrt(a) z0 + sqrt(1 - a) (n + (cond - z0) / s), s = sqrt((1 - a_T) / a_T); at t = T this is
-    exactly add_noise(cond, n, T), where sampling starts.
+    z_t = sqrt(a) z0 + sqrt(1 - a) (n + (cond - z0) / s), s = sqrt((1 - a_T) / a_T); at t = T this
+    is exactly add_noise(cond, n, T), where sampling starts.
     """
     last = alphas_cumprod[-1]
     s = ((1 - last) / last).sqrt()
@@ -41,5 +30,5 @@ def bridge_latents(z0: Tensor, cond: Tensor, timesteps: Tensor, alphas_cumprod: 
 
 def pixel_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """L1 on pixels plus L1 on their spectrum, which keeps fine texture from washing out."""
-    spectrum = torch.fft.rfft2(predicted - target, norm="ortho").abs().mean()
+    spectrum: Tensor = torch.fft.rfft2(predicted - target, norm="ortho").abs().mean()
     return F.l1_loss(predicted, target) + 0.05 * spectrum

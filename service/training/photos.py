@@ -32,7 +32,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if pixels is None:
         raise ValueError(f"{path} is not a readable image")
-    return pixels[..., ::-1].copy()
+    return np.asarray(pixels[..., ::-1], np.uint8).copy()
 
 
 def read_photos(paths: list[Path]) -> list[NDArray[np.uint8]]:
@@ -98,10 +98,10 @@ def random_crop(
     left = rng.integers(width - window + 1)
     crop = photo[top : top + window, left : left + window]
     method = cv2.INTER_AREA if window > size else cv2.INTER_CUBIC
-    crop = cv2.resize(crop, (size, size), interpolation=method)
+    resized = cv2.resize(crop, (size, size), interpolation=method)
     if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    image = (crop.astype(np.float32) / 255.0) ** rng.uniform(0.85, 1.2)
+        resized = resized[:, ::-1]
+    image = (resized.astype(np.float32) / 255.0) ** rng.uniform(0.85, 1.2)
     return image.astype(np.float32), float(np.clip(short / 256, 0.6, 2.0))
 
 
@@ -110,7 +110,7 @@ def _to_tensor(image: Image) -> Tensor:
 
 
 def to_square(photo: NDArray[np.uint8], size: int) -> Image:
-    """The photo resized to a short side of `size` and cropped to its centre: (size, size, 3) in [0, 1]."""
+    """The photo at a short side of `size`, cropped to its centre: (size, size, 3) in [0, 1]."""
     height, width = photo.shape[:2]
     factor = size / min(height, width)
     resized = cv2.resize(

@@ -19,6 +19,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class Restorer(nn.Module):
     """UNet, image encoder, one SCB and a TPB per task, trained or frozen as their owner says."""
 
+    alphas_cumprod: Tensor
+    clip_mean: Tensor
+    clip_std: Tensor
+
     def __init__(
         self,
         unet: UNet2DConditionModel,

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
+
+from service.models.backbone import channels_last
 from service.training import loop, nano
 from service.training.degradations import TASKS
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
@@ -30,10 +32,12 @@ class BaseRecipe:
     batch_size: int = 8
     size: int = 128
     lr: float = 8e-4
+    warmup: int = 200
     channels: tuple[int, ...] = (128, 192)
     num_workers: int = 1
     seed: int = 0
     mixed_precision: str = "bf16"
+    sheet_size: int = 192
 
 
 def train_base(recipe: BaseRecipe) -> Restorer:
@@ -49,9 +53,10 @@ def train_base(recipe: BaseRecipe) -> Restorer:
         nano.build_scheduler(),
         nano.build_scb(unet),
         {task: nano.build_tpb() for task in TASKS},
-    ).to(memory_format=torch.channels_last)
+    )
+    channels_last(model)
     held_out = find_photos(recipe.held_out) if recipe.held_out else paths
-    sheet = SampleSheet(held_out, list(TASKS))
+    sheet = SampleSheet(held_out, list(TASKS), recipe.sheet_size)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
     crop = CropSettings(size=recipe.size)
@@ -60,7 +65,9 @@ def train_base(recipe: BaseRecipe) -> Restorer:
         batch_size=recipe.batch_size,
         num_workers=recipe.num_workers,
     )
-    settings = loop.LoopSettings(recipe.steps, recipe.lr, mixed_precision=recipe.mixed_precision)
+    settings = loop.LoopSettings(
+        recipe.steps, recipe.lr, recipe.warmup, mixed_precision=recipe.mixed_precision
+    )
     loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
     return model
 

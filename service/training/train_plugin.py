@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from service.models.backbone import Backbone
+from service.models.codec import PatchCodec
 from service.models.plugin import save_plugin
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
@@ -23,7 +24,7 @@ from service.training.sheets import SampleSheet
 
 @dataclass(frozen=True)
 class PluginRecipe:
-    """What is trained on what, for how long. `degradation` is empty where it has the plugin's name."""
+    """What is trained on what, for how long; `degradation` empty: the one named as the plugin."""
 
     name: str
     images: Path
@@ -39,12 +40,14 @@ class PluginRecipe:
     batch_size: int = 4
     size: int = 192
     lr: float = 6e-4
+    warmup: int = 50
     default_steps: int = 2
     version: str = "1.0.0"
     licence: str = "Apache-2.0"
     num_workers: int = 0
     seed: int = 0
     mixed_precision: str = "bf16"
+    sheet_size: int = 192
 
     @property
     def degradation_name(self) -> str:
@@ -63,24 +66,29 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     )
     model = build_model(recipe)
     held_out = find_photos(recipe.held_out, recipe.pattern) if recipe.held_out else paths
-    sheet = SampleSheet(held_out, [recipe.degradation_name], num_photos=8)
+    sheet = SampleSheet(held_out, [recipe.degradation_name], recipe.sheet_size, num_photos=8)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
     loader = DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
     settings = loop.LoopSettings(
-        recipe.steps, recipe.lr, warmup=50, mixed_precision=recipe.mixed_precision
+        recipe.steps, recipe.lr, recipe.warmup, mixed_precision=recipe.mixed_precision
     )
     loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
     return save(model, recipe, len(paths))
 
 
 def build_model(recipe: PluginRecipe) -> Restorer:
-    """The frozen base with one trainable plugin, warm-started from the base's starts if it has any."""
+    """The frozen base and one trainable plugin, which begins at the base's starts if it has any."""
     folder = recipe.store / recipe.base
     backbone = Backbone.load(folder)
+    prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
+    if prediction != "sample" or not isinstance(backbone.vae, PatchCodec):
+        raise ValueError(
+            f"plugins of base {recipe.base!r} cannot be trained here: the objective is for a base "
+            f"with a PatchCodec that predicts the sample; this one predicts {prediction!r}"
+        )
     unet = dict(backbone.unet.config)
-    output_skip = backbone.scheduler_config.get("prediction_type") == "sample"
-    scb = SCB(SCBConfig.from_unet(unet, output_skip))
+    scb = SCB(SCBConfig.from_unet(unet, output_skip=True))
     tpb = TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"])
     starts = folder / "plugin_starts.safetensors"
     if starts.exists():
@@ -115,6 +123,7 @@ def save(model: Restorer, recipe: PluginRecipe, num_photos: int) -> PluginManife
         version=recipe.version,
         base=recipe.base,
         example_instructions=recipe.example_instructions,
+        start="image",
         default_steps=recipe.default_steps,
         output_skip=model.scb.config.output_skip,
         licence=recipe.licence,
@@ -137,7 +146,8 @@ over the last 35 %), batches of {recipe.batch_size} crops of {recipe.size} px, E
 frozen, start from the base's `plugin_starts.safetensors`, seed {recipe.seed}.
 
 ## Data
-{num_photos} photos, degraded on the fly by `{recipe.degradation_name}` of `service/training/degradations`.
+{num_photos} photos, degraded on the fly by `{recipe.degradation_name}` of
+`service/training/degradations`.
 
 ## Limits
 Trained on synthetic degradations only.

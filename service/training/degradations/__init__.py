@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.training.degradations.blur import motion_or_defocus_blur
-from service.training.degradations.damage import age_photo, add_highlights, degrade_face, to_grey
+from service.training.degradations.damage import add_highlights, age_photo, degrade_face, to_grey
 from service.training.degradations.sensor import low_light, moire
 from service.training.degradations.weather import haze, rain, snow
 

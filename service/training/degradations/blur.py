@@ -17,7 +17,8 @@ def motion_or_defocus_blur(clean: Image, rng: np.random.Generator, scale: float 
     """Blur with one kernel, or blend two kernels of different strength over a smooth mask."""
     strong = _blur(clean, rng, scale)
     if rng.random() < 0.3:
-        mask = smooth_field(*clean.shape[:2], rng, scale)[..., None]
+        height, width = clean.shape[:2]
+        mask = smooth_field(height, width, rng, scale)[..., None]
         strong = strong * mask + _blur(clean, rng, 0.6 * scale) * (1 - mask)
     noise = rng.normal(0.0, rng.uniform(0.0, 0.006), clean.shape)
     return (strong + noise).astype(np.float32)
@@ -31,7 +32,8 @@ def _blur(clean: Image, rng: np.random.Generator, scale: float) -> Image:
         kernel = _shake_kernel(rng, rng.uniform(7.0, 18.0) * scale)
     else:
         kernel = disc_kernel(rng.uniform(1.5, 4.2) * scale)
-    return cv2.filter2D(clean, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    blurred = cv2.filter2D(clean, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+    return np.asarray(blurred, np.float32)
 
 
 def _shake_kernel(rng: np.random.Generator, extent: float) -> NDArray[np.float32]:
@@ -43,5 +45,5 @@ def _shake_kernel(rng: np.random.Generator, extent: float) -> NDArray[np.float32
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.float32)
     cells = np.clip(np.round(path).astype(int) + radius, 0, 2 * radius)
     np.add.at(kernel, (cells[:, 1], cells[:, 0]), 1.0)
-    kernel = cv2.GaussianBlur(kernel, (0, 0), 0.5)
-    return kernel / kernel.sum()
+    soft = cv2.GaussianBlur(kernel, (0, 0), 0.5)
+    return np.asarray(soft / soft.sum(), np.float32)

@@ -1,7 +1,8 @@
 """Damage to the picture itself: old prints, poor face copies, specular glare, lost colour.
 
 Old prints follow the unstructured and structured defects of Wan et al., "Bringing Old Photos Back
-to Life" (CVPR 2020); faces the blind chain blur, downsample, noise, JPEG of GFPGAN (Wang et al. 2021).
+to Life" (CVPR 2020); faces the blind chain blur, downsample, noise, JPEG of GFPGAN
+(Wang et al. 2021).
 """
 
 import cv2
@@ -31,10 +32,11 @@ def degrade_face(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> 
         blurred = cv2.filter2D(clean, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
     factor = rng.uniform(2.0, 6.0) * scale
     small_size = (max(8, int(width / factor)), max(8, int(height / factor)))
-    small = cv2.resize(blurred, small_size, interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(blurred, small_size, interpolation=cv2.INTER_AREA), np.float32)
     small = small + rng.normal(0.0, rng.uniform(0.005, 0.05), small.shape).astype(np.float32)
     small = jpeg(small, int(rng.integers(35, 85)))
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.float32)
 
 
 def add_highlights(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
@@ -64,7 +66,8 @@ def age_photo(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> tup
     image = _stain(image, rng, scale)
     image = _scratch(image, rng, scale)
     if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9) * scale)
+        blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.9) * scale)
+        image = np.asarray(blurred, np.float32)
     grain = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
     image = jpeg(image + grain * rng.uniform(0.015, 0.06), int(rng.integers(55, 92)))
     return image, target
@@ -74,7 +77,9 @@ def jpeg(image: Image, quality: int) -> Image:
     """Encode and decode with libjpeg; `quality` in 1..100."""
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255.0
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "what was just encoded can be decoded. This is a bug."
+    return decoded[..., ::-1].astype(np.float32) / 255.0
 
 
 def _fade(image: Image, rng: np.random.Generator) -> Image:
@@ -86,10 +91,11 @@ def _fade(image: Image, rng: np.random.Generator) -> Image:
 
 def _stain(image: Image, rng: np.random.Generator, scale: float) -> Image:
     """Brown blotches with soft borders: the top of a smooth field."""
-    field = smooth_field(*image.shape[:2], rng, 0.6 * scale)
+    height, width = image.shape[:2]
+    field = smooth_field(height, width, rng, 0.6 * scale)
     mask = np.clip((field - rng.uniform(0.6, 0.95)) * 6.0, 0.0, 1.0)[..., None]
     colour = np.array([0.72, 0.58, 0.4], np.float32) * rng.uniform(0.7, 1.2)
-    return image * (1 - 0.45 * mask) + colour * 0.45 * mask
+    return np.asarray(image * (1 - 0.45 * mask) + colour * 0.45 * mask, np.float32)
 
 
 def _scratch(image: Image, rng: np.random.Generator, scale: float) -> Image:
@@ -108,4 +114,4 @@ def _scratch(image: Image, rng: np.random.Generator, scale: float) -> Image:
     blobs = cv2.filter2D(dust.astype(np.float32), -1, disc_kernel(rng.uniform(0.7, 1.8) * scale))
     cover = np.clip(mask / 255.0 + blobs / max(float(blobs.max()), 1e-6), 0, 1)[..., None]
     tone = rng.uniform(0.75, 1.0) if rng.random() < 0.75 else rng.uniform(0.0, 0.2)
-    return (image * (1 - cover * 0.9) + tone * cover * 0.9).astype(np.float32)
+    return np.asarray(image * (1 - cover * 0.9) + tone * cover * 0.9, np.float32)

@@ -35,7 +35,7 @@ def line_kernel(length: float, angle_deg: float, width: float) -> Field:
     across = -xs * np.sin(theta) + ys * np.cos(theta)
     outside = np.maximum(np.abs(along) - length / 2, 0.0)
     kernel = np.exp(-(across**2 + outside**2) / (2 * max(width, 0.35) ** 2))
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def disc_kernel(radius: float) -> Field:
@@ -43,7 +43,7 @@ def disc_kernel(radius: float) -> Field:
     half = int(np.ceil(radius)) + 1
     ys, xs = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)
     kernel = np.clip(radius + 0.5 - np.hypot(xs, ys), 0.0, 1.0)
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def scatter(

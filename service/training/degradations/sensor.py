@@ -19,7 +19,7 @@ def low_light(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Ima
     read = rng.uniform(0.0003, 0.0025)
     noise = rng.standard_normal(clean.shape, dtype=np.float32)
     noisy = linear + noise * np.sqrt(shot * linear + read**2)
-    return (np.clip(noisy, 0.0, 1.0) ** (1 / 2.2)).astype(np.float32)
+    return np.asarray(np.clip(noisy, 0.0, 1.0) ** (1 / 2.2), np.float32)
 
 
 def moire(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
@@ -33,12 +33,12 @@ def moire(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     to_sensor = _random_view(width, height, rng)
     size = (width * 3 // 2, height * 3 // 2)
     sensor = cv2.warpPerspective(display, to_sensor, size, flags=cv2.INTER_LINEAR)
-    seen = _demosaic(sensor)
+    seen = _demosaic(np.asarray(sensor, np.float32))
     back = cv2.warpPerspective(
         seen, to_sensor, (3 * width, 3 * height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
     shot = cv2.resize(back, (width, height), interpolation=cv2.INTER_AREA)
-    return shot[border:-border, border:-border] * rng.uniform(0.8, 1.0)
+    return np.asarray(shot[border:-border, border:-border] * rng.uniform(0.8, 1.0), np.float32)
 
 
 def _stripe_mask(height: int, width: int, depth: float) -> Image:
@@ -47,7 +47,7 @@ def _stripe_mask(height: int, width: int, depth: float) -> Image:
     for channel in range(3):
         mask[:, channel::3, channel] = 1.0
     mask[2::3] *= 0.6
-    return mask / mask.mean(axis=(0, 1))
+    return np.asarray(mask / mask.mean(axis=(0, 1)), np.float32)
 
 
 def _random_view(width: int, height: int, rng: np.random.Generator) -> NDArray[np.float64]:

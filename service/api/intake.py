@@ -1,0 +1,140 @@
+"""The one door of every wire: image bytes and checked fields in, a Job out. It knows no wire."""
+
+import asyncio
+import secrets
+import time
+
+from service import errors
+from service.api.schemas import MAX_SEED, EditFields, Fields
+from service.images import ImageLimits, decode, media_type
+from service.job_queue import JobQueue
+from service.jobs import EditRequest, Job, Plan, PlannedTask, WorkerInfo
+from service.plugin_manifest import PluginManifest, installed_plugins
+from service.queue_records import error_of
+from service.settings import Settings
+
+
+class Intake:
+    """Refuses early what cannot succeed, then hands jobs to the queue and answers for them."""
+
+    def __init__(self, queue: JobQueue, settings: Settings) -> None:
+        self.queue = queue
+        self._settings = settings
+        self._limits = ImageLimits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
+        )
+
+    async def submit_edit(self, image: bytes, fields: EditFields) -> Job:
+        """Queue an edit; any of ClientError or Unavailable if it cannot be served."""
+        self._check_fields(fields)
+        if not fields.instruction.strip() and fields.plugins is None:
+            raise errors.InvalidRequest(
+                "say what to do: send an instruction, or name plugins to run (GET /v1/plugins)"
+            )
+        request = EditRequest(
+            instruction=fields.instruction,
+            plugins=fields.plugins,
+            steps=fields.steps,
+            seed=secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed,
+            output_format=fields.output_format,
+        )
+        return await self._submit(image, request, fields.timeout)
+
+    async def submit_plan(self, image: bytes, fields: Fields) -> Job:
+        """Queue a job that ends with its plan."""
+        self._check_fields(fields)
+        if not fields.instruction.strip():
+            raise errors.InvalidRequest("say what to do: send an instruction to be planned")
+        request = EditRequest(instruction=fields.instruction, plan_only=True)
+        return await self._submit(image, request, fields.timeout)
+
+    async def finish(self, job: Job) -> Job:
+        """The job once it has succeeded; raises what it ended with, or DeadlineExceeded."""
+        deadline_at = job.deadline_at or time.time() + self._settings.request_timeout_s
+        try:
+            ended = await self.queue.wait(job.id, max(0.0, deadline_at - time.time()))
+        except errors.DeadlineExceeded:
+            ended = await self.queue.get(job.id)  # whoever looks at a late job ends it
+            if not ended.status.is_final:
+                raise
+        raise_for(ended)
+        return ended
+
+    async def result_of(self, job: Job) -> tuple[bytes, str]:
+        """Image file and media type that a job ended with."""
+        raise_for(job)
+        if job.request.plan_only:
+            raise errors.JobNotFound(f"job {job.id} only made a plan; POST /v1/edit makes an image")
+        result = await self.queue.result_of(job.id)
+        return result, job.result_type or media_type(result)
+
+    async def plugins(self) -> dict[str, PluginManifest]:
+        """Installed plugins by name."""
+        return await asyncio.to_thread(
+            installed_plugins, self._settings.plugins_store, self._settings.base
+        )
+
+    async def live(self) -> tuple[list[WorkerInfo], list[WorkerInfo]]:
+        """Live workers and live selectors."""
+        alive = await self.queue.workers()
+        workers = [info for info in alive if info.role == "worker"]
+        return workers, [info for info in alive if info.role == "selector"]
+
+    async def _submit(self, image: bytes, request: EditRequest, timeout_s: float | None) -> Job:
+        deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
+        if request.plugins is not None:
+            await self._check_plugins(request.plugins)
+        await asyncio.to_thread(decode, image, self._limits)
+        await self._check_live(request)
+        job = Job(request=request, plan=_named_plan(request), deadline_at=deadline_at)
+        return await self.queue.submit(job, image)
+
+    def _check_fields(self, fields: Fields) -> None:
+        limits = self._settings
+        if len(fields.instruction) > limits.max_instruction_chars:
+            raise errors.InvalidRequest(
+                f"the instruction has {len(fields.instruction)} characters; "
+                f"at most {limits.max_instruction_chars} are accepted"
+            )
+        if fields.timeout is not None and fields.timeout > limits.result_ttl_s:
+            raise errors.InvalidRequest(f"timeout may be at most {limits.result_ttl_s} seconds")
+        if not isinstance(fields, EditFields):
+            return
+        if fields.steps is not None and fields.steps > limits.max_steps:
+            raise errors.InvalidRequest(f"steps may be at most {limits.max_steps}")
+        if fields.plugins is not None and len(fields.plugins) > limits.max_tasks:
+            raise errors.InvalidRequest(f"name at most {limits.max_tasks} plugins")
+
+    async def _check_plugins(self, names: tuple[str, ...]) -> None:
+        installed = await self.plugins()
+        unknown = [name for name in names if name not in installed]
+        if unknown:
+            raise errors.UnknownPlugin(
+                f"no plugin is called {', '.join(map(repr, unknown))}; "
+                f"installed are: {', '.join(installed) or 'none'}"
+            )
+
+    async def _check_live(self, request: EditRequest) -> None:
+        """NoWorker at once, rather than a job that waits for nobody."""
+        workers, selectors = await self.live()
+        if not workers and not request.plan_only:
+            raise errors.NoWorker("no worker is alive; start one: diffplugin worker")
+        if not selectors and request.plugins is None:
+            raise errors.NoWorker(
+                "no selector is alive; start one (diffplugin selector) or name the plugins to run"
+            )
+
+
+def _named_plan(request: EditRequest) -> Plan | None:
+    """The plan of a request that names its plugins; such a job skips the selector."""
+    if request.plugins is None:
+        return None
+    return Plan(tasks=tuple(PlannedTask(plugin=name) for name in request.plugins), source="request")
+
+
+def raise_for(job: Job) -> None:
+    """Raise the error that a job ended with, JobNotFinished if it has not ended."""
+    if not job.status.is_final:
+        raise errors.JobNotFinished(f"job {job.id} is {job.status}; ask again later")
+    if job.error is not None:
+        raise error_of(job.error)

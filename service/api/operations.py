@@ -1,0 +1,75 @@
+"""Routes for those who run the service: liveness, readiness, metrics; and the web page."""
+
+import logging
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from service.api.intake import Intake
+from service.api.schemas import Readiness
+from service.errors import QueueUnavailable
+from service.job_queue import JobQueue
+from service.metrics import ApiMetrics, read_published
+
+log = logging.getLogger(__name__)
+
+router = APIRouter()
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """This process answers."""
+    return {"status": "live"}
+
+
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
+async def readyz(request: Request) -> Response:
+    """200 if Redis answers and worker and selector are alive; else 503 says what is missing."""
+    readiness = await _readiness(request.app.state.intake)
+    status = 200 if readiness.status == "ready" else 503
+    return Response(readiness.model_dump_json(), status, media_type="application/json")
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus text: of this process, of the queue, and of every live worker."""
+    state = request.app.state
+    measured: ApiMetrics = state.metrics
+    try:
+        queue: JobQueue = state.intake.queue
+        depth, workers = await queue.depth(), await queue.workers()
+        names = [info.name for info in workers]
+        published = await read_published(queue, names)
+        waiting = {stage.value: jobs.waiting for stage, jobs in depth.items()}
+        running = {stage.value: jobs.running for stage, jobs in depth.items()}
+        measured.see_queue(waiting, running, workers, published)
+    except QueueUnavailable as error:
+        log.warning("metrics without the queue: %s", error)
+        measured.lose_queue()
+    return Response(measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def page() -> str:
+    """The web page."""
+    return (files("service.api") / "web" / "index.html").read_text(encoding="utf-8")
+
+
+async def _readiness(intake: Intake) -> Readiness:
+    try:
+        workers, selectors = await intake.live()
+    except QueueUnavailable as error:
+        return Readiness(status="not_ready", missing=(f"redis: {error}",))
+    missing = []
+    if not workers:
+        missing.append("worker: none is alive; start one: diffplugin worker")
+    if not selectors:
+        missing.append("selector: none is alive; start one: diffplugin selector")
+    return Readiness(
+        status="not_ready" if missing else "ready",
+        missing=tuple(missing),
+        workers=len(workers),
+        selectors=len(selectors),
+    )

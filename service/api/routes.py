@@ -1,0 +1,154 @@
+"""REST routes of edits, plans and plugins: a thin skin over Intake."""
+
+import asyncio
+import json
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from service.api.forms import read_form
+from service.api.intake import Intake
+from service.api.problems import MEDIA_TYPE, Problem
+from service.api.schemas import EditAnswer, EditFields, Fields, PlanAnswer, PlanFields, PluginList
+from service.errors import JobCanceled
+from service.images import MEDIA_TYPES
+from service.jobs import Job, Plan, Timings
+
+router = APIRouter(
+    responses={"default": {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}}
+)
+
+
+async def _intake(request: Request) -> Intake:
+    intake: Intake = request.app.state.intake
+    return intake
+
+
+Door = Annotated[Intake, Depends(_intake)]
+
+
+def _form_of(fields: type[Fields]) -> dict[str, Any]:
+    """OpenAPI of a request that forms.read_form reads."""
+    schema = fields.model_json_schema()
+    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."}
+    schema["properties"] = {"image": image, **schema["properties"]}
+    schema["required"] = ["image"]
+    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    return {"requestBody": body}
+
+
+def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI of an answer that is an image file, or JSON."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {200: {"model": answer, "content": dict.fromkeys(MEDIA_TYPES.values(), binary)}}
+
+
+@router.post(
+    "/v1/edit",
+    response_class=Response,
+    responses={**_image_or(EditAnswer), 202: {"model": Job}},
+    openapi_extra=_form_of(EditFields),
+)
+async def edit(request: Request, intake: Door) -> Response:
+    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job."""
+    image, fields = await read_form(request, EditFields)
+    job = await intake.submit_edit(image, fields)
+    if "respond-async" in request.headers.get("prefer", "").lower():
+        return _accepted(job)
+    job = await _finish_unless_gone(request, intake, job)
+    result, media_type = await intake.result_of(job)
+    if "application/json" in request.headers.get("accept", ""):
+        answer = EditAnswer.of(job, result, media_type)
+        return _json(answer, headers=_headers_of(job))
+    return Response(result, media_type=media_type, headers=_headers_of(job))
+
+
+@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=_form_of(PlanFields))
+async def plan(request: Request, intake: Door) -> Response:
+    """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
+    image, fields = await read_form(request, PlanFields)
+    job = await _finish_unless_gone(request, intake, await intake.submit_plan(image, fields))
+    answer = PlanAnswer(id=job.id, plan=job.plan or Plan(), timings=job.timings)
+    return _json(answer, headers={"X-Job-Id": job.id})
+
+
+@router.get("/v1/edits/{job_id}", response_model=Job)
+async def get_edit(job_id: str, intake: Door) -> Response:
+    """The job as it stands: status, plan, progress, timings, error."""
+    return _json(await intake.queue.get(job_id))
+
+
+@router.get("/v1/edits/{job_id}/result", response_class=Response, responses=_image_or(EditAnswer))
+async def get_result(job_id: str, request: Request, intake: Door) -> Response:
+    """The restored image of a finished job, or the error it ended with."""
+    job = await intake.queue.get(job_id)
+    result, media_type = await intake.result_of(job)
+    if "application/json" in request.headers.get("accept", ""):
+        return _json(EditAnswer.of(job, result, media_type), headers=_headers_of(job))
+    return Response(result, media_type=media_type, headers=_headers_of(job))
+
+
+@router.post("/v1/edits/{job_id}/cancel", response_model=Job)
+async def cancel_edit(job_id: str, intake: Door) -> Response:
+    """Cancel a job; one that has ended stays as it is."""
+    return _json(await intake.queue.cancel(job_id))
+
+
+@router.get("/v1/plugins", response_model=PluginList)
+async def list_plugins(request: Request, intake: Door) -> Response:
+    """Installed plugins with what they do, their version and their licence."""
+    plugins = await intake.plugins()
+    return _json(PluginList(base=request.app.state.base, plugins=tuple(plugins.values())))
+
+
+async def _finish_unless_gone(request: Request, intake: Intake, job: Job) -> Job:
+    """The finished job; it is canceled if the client goes away first."""
+    finish = asyncio.create_task(intake.finish(job))
+    gone = asyncio.create_task(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({finish, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if finish.done():
+            return finish.result()
+        await intake.queue.cancel(job.id)
+        raise JobCanceled(f"the client went away; job {job.id} was canceled")
+    finally:
+        finish.cancel()
+        gone.cancel()
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    # The body has been read, so the only message left is the disconnect.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _accepted(job: Job) -> Response:
+    headers = {
+        "Location": f"/v1/edits/{job.id}",
+        "Preference-Applied": "respond-async",
+        "X-Job-Id": job.id,
+        "X-Seed": str(job.request.seed),
+    }
+    return _json(job, status=202, headers=headers)
+
+
+def _headers_of(job: Job) -> dict[str, str]:
+    plan = job.plan.runnable if job.plan else ()
+    return {
+        "X-Job-Id": job.id,
+        "X-Seed": str(job.request.seed),
+        "X-Plan": json.dumps(plan, separators=(",", ":")),
+        "X-No-Op": str(job.no_op).lower(),
+        "Server-Timing": _server_timing(job.timings),
+    }
+
+
+def _server_timing(timings: Timings) -> str:
+    stages = timings.model_dump().items()
+    return ", ".join(f"{name.removesuffix('_s')};dur={1000 * s:.1f}" for name, s in stages)
+
+
+def _json(answer: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(answer.model_dump_json(), status, headers, media_type="application/json")

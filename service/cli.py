@@ -1,0 +1,222 @@
+"""The command `diffplugin`: run the roles, edit and plan, look after plugins, train, measure.
+
+Commands import what they need when they run: `diffplugin api` and --help never load torch.
+"""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from service import errors
+from service.cli_plugins import plugins_app
+from service.cli_settings import check_installed, read_settings, read_store_settings
+from service.cli_training import evaluate_app, train_app
+from service.images import MEDIA_TYPES, ImageLimits, OutputFormat, decode, encode, media_type
+from service.jobs import EditRequest, Plan
+from service.logs import setup_logging
+from service.settings import Settings
+
+app = typer.Typer(
+    help="Restore photos from a photo and a sentence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(plugins_app, name="plugins")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+
+Picture = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An image file.")]
+Instruction = Annotated[str, typer.Argument(help='What to do, e.g. "remove the rain".')]
+Server = Annotated[str | None, typer.Option(help="Ask the service at this URL.")]
+Base = Annotated[str | None, typer.Option(help="Base model in plugins_store.")]
+
+
+@app.command("serve")
+def serve_command() -> None:
+    """Run every role on this machine until Ctrl-C or SIGTERM."""
+    from service.serve import serve
+
+    raise typer.Exit(serve(read_store_settings()))
+
+
+@app.command()
+def api() -> None:
+    """Run the HTTP API alone."""
+    settings = _role_settings()
+    from service.api.app import run_api
+
+    asyncio.run(run_api(settings))
+
+
+@app.command()
+def selector() -> None:
+    """Run a selector alone: it turns sentences into task sequences."""
+    settings = _role_settings()
+    from service.selector.process import run_selector
+
+    asyncio.run(run_selector(settings))
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker alone: it edits."""
+    settings = _role_settings()
+    from service.worker import run_worker
+
+    asyncio.run(run_worker(settings))
+
+
+@app.command()
+def edit(
+    picture: Picture,
+    instruction: Annotated[str, typer.Argument(help='E.g. "remove the rain".')] = "",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: NAME_edit.png.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="Run this plugin; repeat it for a sequence.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per task.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    base: Base = None,
+    server: Server = None,
+) -> None:
+    """Edit a picture, here or by a running service."""
+    out = out or picture.with_name(f"{picture.stem}_edit.png")
+    request = EditRequest(
+        instruction=instruction,
+        plugins=tuple(plugin) if plugin else None,
+        steps=steps,
+        seed=seed,
+        output_format=_output_format(out),
+    )
+    if not plugin and not instruction.strip():
+        raise errors.InvalidRequest("say what to do, e.g. 'remove the rain', or name a --plugin")
+    data = picture.read_bytes()
+    result = _edit_remotely(server, data, request) if server else _edit_here(base, data, request)
+    out.write_bytes(result)
+    print(f"wrote {out}")
+
+
+@app.command()
+def plan(
+    picture: Picture,
+    instruction: Instruction,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    base: Base = None,
+    server: Server = None,
+) -> None:
+    """Show which plugins an edit would run, with the scores of all."""
+    if server:
+        from service.client import Client
+
+        with Client(server) as client:
+            found = client.plan(picture, instruction)
+    else:
+        from service.local_edit import plan_picture
+
+        settings = read_store_settings(base=base)
+        pixels = decode(picture.read_bytes(), _limits(settings))
+        found = plan_picture(settings, pixels, EditRequest(instruction=instruction))
+    print(json.dumps(found.model_dump(mode="json")) if as_json else format_scores(found))
+
+
+def format_scores(plan: Plan) -> str:
+    """A table of every score, best first, and what is run."""
+    order = {task.plugin: number for number, task in enumerate(plan.tasks, start=1)}
+    missing = {task.plugin for task in plan.tasks if not task.installed}
+    lines = [f"{'plugin':<12} {'score':>6}  runs"]
+    for name, score in sorted(plan.scores.items(), key=lambda item: -item[1]):
+        place = "not installed" if name in missing else str(order.get(name, ""))
+        lines.append(f"{name:<12} {score:>6.3f}  {place}".rstrip())
+    if plan.threshold is not None:
+        lines.append(f"threshold    {plan.threshold:>6.3f}")
+    return "\n".join([*lines, _sentence(plan)])
+
+
+def main() -> None:
+    """Run the command. An error of ours is one line; code 2 if the call must change, else 1."""
+    try:
+        app()
+    except errors.DiffPluginError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, errors.ClientError) else 1)
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _role_settings() -> Settings:
+    """Settings of a process that is one role among others."""
+    setup_logging()
+    settings = read_store_settings()
+    if not settings.redis_url:
+        raise errors.InvalidRequest(
+            "a role alone needs a Redis: set DIFFPLUGIN_REDIS_URL, e.g. redis://localhost:6379; "
+            "`diffplugin serve` starts everything on one machine"
+        )
+    return settings
+
+
+def _edit_here(base: str | None, data: bytes, request: EditRequest) -> bytes:
+    from service.local_edit import edit_picture, plan_picture
+
+    settings = read_store_settings(base=base)
+    pixels = decode(data, _limits(settings))
+    check_installed(settings, request.plugins or ())
+    plan = plan_picture(settings, pixels, request)
+    print(_sentence(plan))
+    if plan.runnable:
+        pixels = edit_picture(settings, pixels, plan, request.steps, request.seed)
+    elif media_type(data) == MEDIA_TYPES[request.output_format]:
+        return data
+    return encode(pixels, request.output_format)
+
+
+def _edit_remotely(server: str, data: bytes, request: EditRequest) -> bytes:
+    from service.client import Client
+
+    with Client(server, read_settings().request_timeout_s) as client:
+        result = client.edit(
+            data,
+            request.instruction,
+            request.plugins,
+            request.steps,
+            request.seed,
+            request.output_format,
+        )
+    print(_sentence(result.plan))
+    return result.image
+
+
+def _sentence(plan: Plan) -> str:
+    """The plan in one line."""
+    steps = [
+        f"{task.plugin}{'' if task.score is None else f' ({task.score:.2f})'}"
+        for task in plan.tasks
+        if task.installed
+    ]
+    missing = [task.plugin for task in plan.tasks if not task.installed]
+    line = f"plan: {' -> '.join(steps)}" if steps else "plan: nothing to run, the picture stays"
+    return f"{line}; not installed: {', '.join(missing)}" if missing else line
+
+
+def _output_format(path: Path) -> OutputFormat:
+    """By the file's suffix; checked before the work, like its folder."""
+    name = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
+    if name not in get_args(OutputFormat):
+        raise errors.InvalidRequest(f"{path}: end the output's name in .png, .jpg, .jpeg or .webp")
+    if not path.parent.is_dir():
+        raise errors.InvalidRequest(f"{path}: the folder {path.parent} is not there")
+    return cast(OutputFormat, name)
+
+
+def _limits(settings: Settings) -> ImageLimits:
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side)
+
+
+if __name__ == "__main__":
+    main()

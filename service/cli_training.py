@@ -1,0 +1,233 @@
+"""`diffplugin train` and `diffplugin evaluate`: recipes and measurements from the command line.
+
+Options left out keep the default of the recipe, which is where they are explained.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli_settings import check_installed, read_settings, read_store_settings
+from service.errors import InvalidRequest
+
+train_app = typer.Typer(help="Train the base, a plugin or the selector.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Measure restoration or the selector.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of photos.")]
+HeldOut = Annotated[
+    Path | None, typer.Option(exists=True, file_okay=False, help="Photos of the sample sheets.")
+]
+RunDir = Annotated[Path | None, typer.Option(help="Checkpoint and sheets; training resumes here.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Crops per step.")]
+Size = Annotated[int | None, typer.Option(min=32, help="Side of a crop in pixels.")]
+Lr = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+NumWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that degrade photos.")]
+Seed = Annotated[int | None, typer.Option(help="Of weights, crops and degradations.")]
+Precision = Annotated[str | None, typer.Option(help="no, fp16 or bf16.")]
+BaseName = Annotated[str | None, typer.Option(help="Base model in plugins_store.")]
+
+
+@train_app.command("base")
+def train_base_command(
+    images: Folder,
+    held_out: HeldOut = None,
+    run_dir: RunDir = None,
+    out: Annotated[Path | None, typer.Option(help="Default: nano in the plugins store.")] = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    size: Size = None,
+    lr: Lr = None,
+    num_workers: NumWorkers = None,
+    seed: Seed = None,
+    mixed_precision: Precision = None,
+) -> None:
+    """Train the base on every degradation, or go on; then write it to --out."""
+    from service.training.train_base import BaseRecipe, save_base, train_base
+
+    chosen = _given(
+        steps=steps,
+        batch_size=batch_size,
+        size=size,
+        lr=lr,
+        num_workers=num_workers,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
+    recipe = BaseRecipe(
+        images=images, run_dir=run_dir or Path("runs/base"), held_out=held_out, **chosen
+    )
+    folder = out or read_settings().plugins_store / "nano"
+    save_base(train_base(recipe), folder)
+    print(f"wrote {folder}")
+
+
+@train_app.command("plugin")
+def train_plugin_command(
+    name: str,
+    images: Folder,
+    held_out: HeldOut = None,
+    run_dir: RunDir = None,
+    title: Annotated[str | None, typer.Option(help="What it does, e.g. Remove rain.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option(help="A sentence that asks for it; repeat it.")
+    ] = None,
+    degradation: Annotated[
+        str | None, typer.Option(help="What damages the photos; default: NAME.")
+    ] = None,
+    base: BaseName = None,
+    pattern: Annotated[str | None, typer.Option(help="Only photos named like this.")] = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    size: Size = None,
+    lr: Lr = None,
+    default_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    version: Annotated[str | None, typer.Option(help="Of the plugin, e.g. 1.1.0.")] = None,
+    num_workers: NumWorkers = None,
+    seed: Seed = None,
+    mixed_precision: Precision = None,
+) -> None:
+    """Train the plugin NAME on a frozen base, or go on; then install it in the plugins store."""
+    from service.training.train_plugin import PluginRecipe, train_plugin
+
+    settings = read_store_settings(base=base)
+    _check_degradation(degradation or name)
+    found_title, examples = _texts(degradation or name, title, example)
+    chosen = _given(
+        degradation=degradation,
+        pattern=pattern,
+        steps=steps,
+        batch_size=batch_size,
+        size=size,
+        lr=lr,
+        default_steps=default_steps,
+        version=version,
+        num_workers=num_workers,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
+    recipe = PluginRecipe(
+        name=name,
+        images=images,
+        store=settings.plugins_store,
+        run_dir=run_dir or Path("runs") / f"plugin_{name}",
+        title=found_title,
+        example_instructions=examples,
+        base=settings.base,
+        held_out=held_out,
+        **chosen,
+    )
+    manifest = train_plugin(recipe)
+    print(f"installed {manifest.name} {manifest.version} ({manifest.digest})")
+
+
+@train_app.command("selector")
+def train_selector_command(
+    source: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A sentence encoder (BERT) to start from."),
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the selector in --out.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Default: the base's selector folder.")] = None,
+    base: BaseName = None,
+    steps: Steps = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Sentences per step.")] = None,
+    lr: Lr = None,
+    max_minutes: Annotated[float | None, typer.Option(help="End earlier, fully decayed.")] = None,
+    seed: Seed = None,
+) -> None:
+    """Train the selector on generated instructions; then write it to --out."""
+    from service.training.train_selector import SelectorRecipe, train_selector
+
+    settings = read_store_settings(base=base)
+    folder = out or settings.plugins_store / settings.base / "selector"
+    if source is None and not resume:
+        raise InvalidRequest("give --source, a sentence encoder to start from, or --resume")
+    chosen = _given(steps=steps, batch_size=batch_size, lr=lr, max_minutes=max_minutes, seed=seed)
+    result = train_selector(folder, source or folder, SelectorRecipe(**chosen), resume)
+    print(f"wrote {folder}: loss {result['loss']:.4f}, threshold {result['threshold']:.3f}")
+
+
+@evaluate_app.command("restoration")
+def evaluate_restoration_command(
+    images: Folder,
+    tasks: Annotated[str, typer.Option(help="Plugins with commas between, e.g. derain,dehaze.")],
+    size: Annotated[int, typer.Option(min=64, help="Photos are cut and scaled to this.")] = 256,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the numbers.")] = None,
+    sheet: Annotated[Path, typer.Option(help="Contact sheet.")] = Path("restoration_sheet.png"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Use this many photos.")] = None,
+    base: BaseName = None,
+) -> None:
+    """Damage photos, restore them, and compare with the truth and with classical methods."""
+    from service.engine.engine import build_engine
+    from service.evaluation.restoration import engine_restorer, evaluate_restoration
+
+    settings = read_store_settings(base=base)
+    names = tuple(part.strip() for part in tasks.split(",") if part.strip())
+    check_installed(settings, names)
+    store, num_threads = settings.plugins_store, settings.num_threads
+    engine = build_engine(
+        store, settings.base, settings.device, settings.max_batch_size, num_threads
+    )
+    report = evaluate_restoration(
+        images, names, size, engine_restorer(engine), json_path, sheet, limit
+    )
+    print(_table(report))
+
+
+@evaluate_app.command("selector")
+def evaluate_selector_command(
+    instructions: Annotated[
+        Path,
+        typer.Option(exists=True, dir_okay=False, help="One JSON object with id and text a line."),
+    ],
+    predictions: Annotated[Path, typer.Option(help="Write id, labels and scores, one a line.")],
+    base: BaseName = None,
+) -> None:
+    """Plan sentences; measure the plans where the file has the right labels."""
+    from service.evaluation.selector import predict_instructions
+
+    settings = read_store_settings(base=base)
+    store = settings.plugins_store
+    summary = predict_instructions(instructions, predictions, store, settings.base)
+    print(json.dumps(summary, indent=2))
+
+
+def _check_degradation(task: str) -> None:
+    from service.training.degradations import TASKS
+
+    if task not in TASKS:
+        raise InvalidRequest(
+            f"nothing damages photos for {task!r}: give a --degradation, one of {', '.join(TASKS)}"
+        )
+
+
+def _texts(task: str, title: str | None, examples: list[str] | None) -> tuple[str, tuple[str, ...]]:
+    """Title and example instructions; those of a known task where they are not given."""
+    from service.training.tasks import TASK_TEXTS
+
+    known = TASK_TEXTS.get(task)
+    if known is None and not (title and examples):
+        raise InvalidRequest(f"{task!r} is a new task: give a --title and at least one --example")
+    return (
+        title or (known.title if known else ""),
+        tuple(examples or (known.example_instructions if known else ())),
+    )
+
+
+def _table(report: dict[str, Any]) -> str:
+    """Means per task, for the terminal."""
+    lines = [f"{'task':<10} {'PSNR in -> out':>16} {'SSIM in -> out':>16}  best classical"]
+    for task, m in report["tasks"].items():
+        lines.append(
+            f"{task:<10} {m['psnr_in']:>7.2f} -> {m['psnr_out']:.2f} "
+            f"{m['ssim_in']:>8.3f} -> {m['ssim_out']:.3f}  "
+            f"{m['classical_psnr']:.2f} ({m['classical_method']})"
+        )
+    return "\n".join(lines)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

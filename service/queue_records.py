@@ -1,0 +1,191 @@
+"""What the job queue hands out, and how a job is written in Redis. Pure values; no connection.
+
+A job is a hash with one JSON text per field of Job, so that a script can change some fields
+without parsing the others.
+"""
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+import pydantic_core
+
+from service.errors import DeadlineExceeded, DiffPluginError, EditFailed, JobCanceled, leaves
+from service.jobs import Job, JobError, JobStatus, Plan, Progress, Record
+from service.settings import Settings
+
+STATUS_OF_ERROR = {
+    DeadlineExceeded.code: JobStatus.EXPIRED,
+    JobCanceled.code: JobStatus.CANCELED,
+}
+
+
+EventKind = Literal["status", "progress"]
+
+
+class Stage(StrEnum):
+    PLAN = "plan"
+    RUN = "run"
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """Meaning and defaults of each: service.settings."""
+
+    prefix: str = "diffplugin"
+    lease_s: float = 20.0
+    max_deliveries: int = 3
+    max_depth: int = 256
+    result_ttl_s: int = 3600
+    heartbeat_s: float = 2.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            prefix=settings.key_prefix,
+            lease_s=settings.lease_s,
+            max_deliveries=settings.max_deliveries,
+            max_depth=settings.max_queue_depth,
+            result_ttl_s=settings.result_ttl_s,
+            heartbeat_s=settings.heartbeat_s,
+        )
+
+
+# Compared by identity: a job holds a dict and cannot be hashed.
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """The right to work on a job, for as long as it is renewed. `delivery` counts from 1."""
+
+    entry: str
+    stage: Stage
+    consumer: str
+    delivery: int
+    job: Job
+    image: bytes
+
+
+@dataclass(frozen=True)
+class StageDepth:
+    waiting: int
+    running: int
+
+
+class Event(Record):
+    """A change of a job: its status, or its progress."""
+
+    kind: EventKind
+    status: JobStatus
+    plan: Plan | None = None
+    progress: Progress | None = None
+    error: JobError | None = None
+    no_op: bool = False
+    attempt: int = 0
+    at: float
+
+
+def error_of(error: JobError) -> DiffPluginError:
+    """The exception of a job's error."""
+    by_code = {leaf.code: leaf for leaf in leaves()}
+    return by_code.get(error.code, EditFailed)(error.detail)
+
+
+def to_fields(job: Job) -> list[str | bytes]:
+    """Name, JSON text, name, JSON text, ... as HSET takes them."""
+    return _flat(_texts(job))
+
+
+def changed_fields(before: Job, after: Job) -> list[str | bytes]:
+    """The fields that differ, as to_fields. The status always: HSET takes no empty list."""
+    old, new = _texts(before), _texts(after)
+    return _flat({name: new[name] for name in new if new[name] != old[name] or name == "status"})
+
+
+def from_fields(fields: dict[bytes, bytes]) -> Job | None:
+    """The job of a hash; None for the empty hash of a key that does not exist."""
+    if not fields:
+        return None
+    text = b",".join(b'"%s":%s' % pair for pair in fields.items())
+    return Job.model_validate_json(b"{%s}" % text)
+
+
+def event_of(job: Job, kind: EventKind) -> str:
+    """JSON of the event that `job` has come to its present state."""
+    event = Event(
+        kind=kind,
+        status=job.status,
+        plan=job.plan if kind == "status" else None,
+        progress=job.progress,
+        error=job.error,
+        no_op=job.no_op,
+        attempt=job.attempt,
+        at=time.time(),
+    )
+    return event.model_dump_json()
+
+
+def dead_letter(claim: Claim, reason: str) -> str:
+    """JSON of what is kept of a job that was delivered too often."""
+    letter = {
+        "job": claim.job.id,
+        "stage": claim.stage,
+        "reason": reason,
+        "worker": claim.job.worker,  # the last one
+        "attempts": claim.delivery - 1,
+        "at": time.time(),
+    }
+    return json.dumps(letter)
+
+
+def changed(job: Job, **changes: Any) -> Job:
+    return job.model_copy(update=changes)
+
+
+def claimed(job: Job, stage: Stage, consumer: str, delivery: int) -> Job:
+    """The job as its new consumer has it."""
+    queue_s = max(0.0, time.time() - job.created_at - job.timings.plan_s)
+    return changed(
+        job,
+        status=JobStatus.PLANNING if stage is Stage.PLAN else JobStatus.RUNNING,
+        worker=consumer,
+        attempt=delivery,
+        progress=None,
+        timings=job.timings.model_copy(update={"queue_s": queue_s}),
+    )
+
+
+def ended(job: Job, **changes: Any) -> Job:
+    """The job in its final state, its total time measured."""
+    now = time.time()
+    final = changed(job, finished_at=now, **changes)
+    timings = final.timings.model_copy(update={"total_s": max(0.0, now - job.created_at)})
+    return changed(final, timings=timings)
+
+
+def is_late(job: Job) -> bool:
+    return not job.status.is_final and job.deadline_at is not None and time.time() > job.deadline_at
+
+
+def late_error(job: Job) -> JobError:
+    allowed_s = (job.deadline_at or 0.0) - job.created_at
+    detail = f"the job did not finish within its {allowed_s:.1f} s"
+    return JobError(code=DeadlineExceeded.code, detail=detail)
+
+
+def retry_after_s(waiting: int, now: int, newest: int, oldest: int, num: int) -> int:
+    """When a tenth of the queue will have drained, at the rate of the last finishes (ms)."""
+    if num < 2:
+        return 5
+    # A stall shows as time since the newest finish.
+    interval_s = max((newest - oldest) / (num - 1), now - newest) / 1000
+    return min(60, max(1, math.ceil(interval_s * waiting / 10)))
+
+
+def _texts(job: Job) -> dict[str, bytes]:
+    return {name: pydantic_core.to_json(getattr(job, name)) for name in Job.model_fields}
+
+
+def _flat(fields: dict[str, bytes]) -> list[str | bytes]:
+    return [part for pair in fields.items() for part in pair]

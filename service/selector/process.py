@@ -1,0 +1,133 @@
+"""The selector role: claims jobs that need a plan, plans them, hands them on or ends them.
+
+One job's failure fails that job alone. SIGTERM: no new claims, the job at hand is finished.
+"""
+
+import asyncio
+import contextlib
+import io
+import logging
+import os
+import signal
+import socket
+import time
+import uuid
+
+import torch
+from PIL import Image
+
+from service.errors import DiffPluginError, EditFailed, QueueUnavailable
+from service.images import MEDIA_TYPES, ImageLimits, Pixels, decode
+from service.job_queue import Claim, JobQueue, QueueSettings, Stage
+from service.jobs import JobError, Plan, WorkerInfo
+from service.selector.planner import Planner, load_planner
+from service.settings import Settings
+
+CLAIM_BLOCK_S = 0.3
+RETRY_PAUSE_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+async def run_selector(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    torch.set_num_threads(settings.num_threads or 1)
+    planner = await asyncio.to_thread(
+        load_planner, settings.plugins_store, settings.base, settings.device
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+    try:
+        await SelectorProcess(queue, planner, settings).run(stop)
+    finally:
+        await queue.close()
+
+
+class SelectorProcess:
+    """One selector on one queue."""
+
+    def __init__(self, queue: JobQueue, planner: Planner, settings: Settings) -> None:
+        self.name = f"selector-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._queue, self._planner, self._settings = queue, planner, settings
+        self._limits = ImageLimits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Claim and plan until `stop` is set, then say goodbye."""
+        beating = asyncio.create_task(self._beat())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                await self._serve_next(stopped)
+        finally:
+            stopped.cancel()
+            beating.cancel()
+            with contextlib.suppress(QueueUnavailable):
+                await self._queue.goodbye(self.name)
+
+    async def _serve_next(self, stopped: "asyncio.Task[bool]") -> None:
+        """One claim, if there is one; an outage of Redis is waited out."""
+        try:
+            claims = await self._queue.claim(Stage.PLAN, self.name, 1, CLAIM_BLOCK_S)
+            for claim in claims:
+                await self._serve(claim)
+        except QueueUnavailable as error:
+            log.warning("%s; trying again", error)
+            await asyncio.wait([stopped], timeout=RETRY_PAUSE_S)
+
+    async def _serve(self, claim: Claim) -> None:
+        started = time.monotonic()
+        try:
+            plan = await asyncio.to_thread(self._plan, claim)
+        except QueueUnavailable:
+            raise
+        except Exception as error:  # this job fails, the others go on
+            log.exception("planning failed", extra={"job_id": claim.job.id})
+            await self._queue.fail(claim, _job_error(error))
+            return
+        await self._pass_on(claim, plan, time.monotonic() - started)
+
+    def _plan(self, claim: Claim) -> Plan:
+        return self._planner.plan(self._pixels(claim), claim.job.request.instruction)
+
+    def _pixels(self, claim: Claim) -> Pixels | None:
+        """Only VP looks at the picture, so without it no pixel is decoded."""
+        return decode(claim.image, self._limits) if self._planner.reads_images else None
+
+    async def _pass_on(self, claim: Claim, plan: Plan, plan_s: float) -> None:
+        """To the workers; or the end, if nothing is to be run or only the plan was asked for."""
+        if plan.runnable and not claim.job.request.plan_only:
+            await self._queue.planned(claim, plan, plan_s)
+            return
+        timings = claim.job.timings.model_copy(
+            update={"plan_s": plan_s, "total_s": time.time() - claim.job.created_at}
+        )
+        await self._queue.complete(
+            claim, claim.image, media_type(claim.image), timings,
+            no_op=not plan.runnable, plan=plan,
+        )  # fmt: skip
+
+    async def _beat(self) -> None:
+        while True:
+            info = WorkerInfo(
+                name=self.name, role="selector", backbone=self._settings.base, device="cpu",
+                plugins=self._planner.plugins, free_slots=1,
+            )  # fmt: skip
+            with contextlib.suppress(QueueUnavailable):
+                await self._queue.heartbeat(info)
+            await asyncio.sleep(self._settings.heartbeat_s)
+
+
+def media_type(image: bytes) -> str:
+    """Of image bytes that were checked when they came in."""
+    with Image.open(io.BytesIO(image)) as opened:
+        return Image.MIME.get(opened.format or "", MEDIA_TYPES["png"])
+
+
+def _job_error(error: Exception) -> JobError:
+    code = error.code if isinstance(error, DiffPluginError) else EditFailed.code
+    detail = str(error) if isinstance(error, DiffPluginError) else f"the selector failed: {error}"
+    return JobError(code=code, detail=detail)

@@ -1,0 +1,121 @@
+"""`diffplugin serve`: every role on one machine, each a child process, and a Redis if none is set.
+
+It starts, watches and stops the roles; what they do it does not know. A role that ends by itself is
+not started again: the others are stopped, and whoever runs `serve` decides.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import httpx
+
+from service.redis_server import PrivateRedis
+from service.settings import Settings
+
+ROLES = ("api", "selector", "worker")
+READY_POLL_S = 0.1
+KILL_AFTER_S = 5.0  # on top of the roles' own grace
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT (returns 0) or until a role ends by itself (returns 1)."""
+    return asyncio.run(_serve(settings))
+
+
+def environment(settings: Settings, role: str) -> dict[str, str]:
+    """The variables that hand `settings` to the child of that role."""
+    values = settings.model_dump(mode="json")
+    if role == "selector":
+        # Its models are small; the cores belong to the worker.
+        values["num_threads"] = 1
+    variables = {f"DIFFPLUGIN_{name.upper()}": str(value) for name, value in values.items()}
+    # Bars of loading weights do not belong into the roles' logs.
+    return {**variables, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(PrivateRedis()).url
+        shared = settings.model_copy(update={"redis_url": url})
+        children: dict[str, Process] = {}
+        try:
+            for role in ROLES:
+                children[role] = await _start(role, environment(shared, role))
+            return await _watch(children, stop, _local_url(settings))
+        finally:
+            await _stop(children, settings.shutdown_grace_s + KILL_AFTER_S)
+
+
+async def _start(role: str, variables: Mapping[str, str]) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "service.cli",
+        role,
+        env={**os.environ, **variables},
+        stdin=asyncio.subprocess.DEVNULL,
+    )
+
+
+async def _watch(children: Mapping[str, Process], stop: asyncio.Event, url: str) -> int:
+    """Wait for the stop signal or the first child that ends, and say when the service is ready."""
+    ends = [asyncio.create_task(child.wait(), name=role) for role, child in children.items()]
+    stopped = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(_announce(url))
+    try:
+        await asyncio.wait([*ends, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ready.cancel()
+        stopped.cancel()
+    if stop.is_set():
+        print("stopping: running jobs may end", flush=True)
+        return 0
+    for end in ends:
+        if end.done():
+            print(f"{end.get_name()} ended with code {end.result()}; stopping", file=sys.stderr)
+    return 1
+
+
+async def _announce(url: str) -> None:
+    """Print one line when the api, a selector and a worker are there."""
+    # A proxy of the environment must not stand between two processes of one machine.
+    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        while not await _is_ready(client, url):
+            await asyncio.sleep(READY_POLL_S)
+    print(f"ready on {url}", flush=True)
+
+
+async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(f"{url}/readyz")).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+async def _stop(children: Mapping[str, Process], timeout_s: float) -> None:
+    """SIGTERM to all at once, then SIGKILL to those still there after `timeout_s`."""
+    running = [child for child in children.values() if child.returncode is None]
+    for child in running:
+        child.terminate()
+    waits = [asyncio.create_task(child.wait()) for child in running]
+    if not waits:
+        return
+    _, late = await asyncio.wait(waits, timeout=timeout_s)
+    if late:
+        for child in running:
+            if child.returncode is None:
+                child.kill()
+        await asyncio.wait(late)
+
+
+def _local_url(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://{host}:{settings.port}"

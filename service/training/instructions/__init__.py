@@ -1,0 +1,1 @@
+"""Instructions to train the selector with: a grammar over hand-written phrases, no data set."""

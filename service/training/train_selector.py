@@ -1,0 +1,238 @@
+"""Train the Plugin-Selector: text encoder, TP and prototypes, then VP from TPB features.
+
+The text phase needs no images; the VP phase needs no sentences.
+"""
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+from tqdm import tqdm
+
+from service.selector.scoring import Scorer, ScoringConfig
+from service.training.ema import EMA
+from service.training.instructions.bank import load_bank
+from service.training.instructions.corpus import LISTS, Sample, samples
+from service.training.instructions.several import CANONICAL
+from service.training.pruning import pruned_encoder
+
+POOL = 24  # batches drawn together, sorted by length so that little is padding
+
+
+@dataclass(frozen=True)
+class SelectorRecipe:
+    """What the text phase is trained with. max_minutes ends it early with a full decay."""
+
+    steps: int = 2000
+    batch_size: int = 64
+    lr: float = 1e-4
+    heads_lr: float = 2e-3
+    warmup: int = 100
+    contrastive_weight: float = 0.2
+    temperature: float = 0.07  # tau of eq. 6
+    num_pieces: int = 8000
+    num_layers: int = 6
+    seed: int = 0
+    max_minutes: float = 60.0
+
+
+class SelectorLoss(nn.Module):
+    """Sigmoid contrastive loss over all tasks, plus eq. 6.
+
+    Eq. 6 alone ranks the sentences of one task against those of the others; it sets no level that a
+    sentence must reach. A sentence may ask for three tasks or for none, so each cosine also has to
+    fall on the right side of one threshold: a sigmoid per (sentence, task) with a learned scale.
+    """
+
+    def __init__(self, recipe: SelectorRecipe) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(2.7))
+        self.threshold = nn.Parameter(torch.tensor(0.4))
+        self.recipe = recipe
+
+    def forward(self, query: Tensor, vectors: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+        """query (B, w), vectors (K, w), wanted and known (B, K); only known entries count."""
+        cosine = query @ vectors.T
+        logits = self.log_scale.exp() * (cosine - self.threshold)
+        losses = binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        per_sentence = (losses * known).sum(1).mean()
+        return per_sentence + self.recipe.contrastive_weight * self.contrast(cosine, wanted)
+
+    def contrast(self, cosine: Tensor, wanted: Tensor) -> Tensor:
+        """Eq. 6 for every pair of a task and a sentence that asks for it."""
+        scores = cosine / self.recipe.temperature
+        others = scores.masked_fill(wanted > 0, float("-inf")).logsumexp(0)  # (K,)
+        pairs = torch.logaddexp(scores, others) - scores
+        return (pairs * wanted).sum() / wanted.sum().clamp(min=1)
+
+
+def train_selector(
+    out: Path, source: Path, recipe: SelectorRecipe, resume: bool = False
+) -> dict[str, float]:
+    """Text phase: writes the selector to `out`, starting from the sentence encoder in `source`.
+
+    With `resume` it starts from the selector that is already in `out`.
+    """
+    torch.manual_seed(recipe.seed)
+    scorer = with_topics(Scorer.load(out), topics()) if resume else new_scorer(source, recipe)
+    loss_of = SelectorLoss(recipe)
+    if resume:
+        loss_of.threshold.data.fill_(scorer.config.threshold)
+    average = _fit(scorer, loss_of, recipe)
+    scorer.config = replace(scorer.config, threshold=round(loss_of.threshold.item(), 4))
+    scorer.save(out)
+    return {"loss": average, "threshold": scorer.config.threshold}
+
+
+def new_scorer(source: Path, recipe: SelectorRecipe) -> Scorer:
+    """A pruned encoder with fresh heads for the twelve labels and every topic of the corpus."""
+    texts = (sample.text for sample in itertools.islice(samples(recipe.seed + 1), 40_000))
+    encoder = pruned_encoder(source, texts, recipe.num_pieces, recipe.num_layers)
+    return Scorer(ScoringConfig(CANONICAL, topics(), text_width=encoder.width), encoder)
+
+
+def topics() -> tuple[str, ...]:
+    """Everything no task does, as the corpus groups it."""
+    return tuple(topic for topic in load_bank().others if topic not in LISTS)
+
+
+def with_topics(scorer: Scorer, names: tuple[str, ...]) -> Scorer:
+    """The scorer with those topics; prototypes of new ones start at random."""
+    grown = Scorer(replace(scorer.config, topics=names), scorer.encoder)
+    state = scorer.heads.state_dict()
+    old = dict(
+        zip((*scorer.config.labels, *scorer.config.topics), state["prototypes"], strict=True)
+    )
+    rows = zip((*scorer.config.labels, *names), grown.heads.prototypes.detach(), strict=True)
+    state["prototypes"] = torch.stack([old.get(name, row) for name, row in rows])
+    grown.heads.load_state_dict(state)
+    return grown
+
+
+def _fit(scorer: Scorer, loss_of: SelectorLoss, recipe: SelectorRecipe) -> float:
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": list(scorer.encoder.parameters()), "lr": recipe.lr},
+            {"params": [*scorer.heads.parameters(), *loss_of.parameters()], "lr": recipe.heads_lr},
+        ],
+        weight_decay=0.01,
+    )
+    ema = EMA(scorer, 0.998)
+    started, average = time.monotonic(), 0.0
+    base_lrs = [group["lr"] for group in optimizer.param_groups]
+    scorer.train()
+    progress = tqdm(
+        itertools.islice(_batches(recipe), recipe.steps), total=recipe.steps, mininterval=30
+    )
+    for step, batch in enumerate(progress):
+        spent = max(step / recipe.steps, (time.monotonic() - started) / (60 * recipe.max_minutes))
+        if spent >= 1:
+            break
+        factor = min(1.0, (step + 1) / recipe.warmup) * min(1.0, 1.6 * (1 - spent))
+        for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+            group["lr"] = lr * factor
+        loss = _loss(scorer, loss_of, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(scorer, step)
+        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
+        progress.set_postfix(
+            loss=f"{average:.3f}", theta=f"{loss_of.threshold.item():.3f}", refresh=False
+        )
+    ema.swap(scorer)
+    return average
+
+
+def _loss(scorer: Scorer, loss_of: SelectorLoss, batch: list[Sample]) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = scorer.encoder([sample.text for sample in batch])
+    query = normalize(scorer.heads.text(pooled.float()), dim=-1)
+    wanted, known = targets(batch, scorer.config)
+    loss: Tensor = loss_of(query, normalize(scorer.heads.prototypes, dim=-1), wanted, known)
+    return loss
+
+
+def targets(batch: list[Sample], config: ScoringConfig) -> tuple[Tensor, Tensor]:
+    """What each sentence asks for, and of which columns that is known, both (B, labels + topics).
+
+    A task beside something else holds a topic that the sample does not name: unknown.
+    """
+    columns = {name: index for index, name in enumerate((*config.labels, *config.topics))}
+    wanted = torch.zeros(len(batch), len(columns))
+    known = torch.ones_like(wanted)
+    known[:, len(config.labels) :] = 0.5  # telling topics apart matters less
+    for row, sample in enumerate(batch):
+        if sample.kind in ("beside", "negation", "old") and not sample.topic:
+            known[row, len(config.labels) :] = 0
+        for name in (*sample.labels, *([sample.topic] if sample.topic else [])):
+            wanted[row, columns[name]] = 1
+    return wanted, known
+
+
+def _batches(recipe: SelectorRecipe) -> Iterator[list[Sample]]:
+    """Batches of sentences of like length, in random order."""
+    rng = random.Random(recipe.seed)
+    stream = samples(recipe.seed + 2)
+    while True:
+        pool = sorted(itertools.islice(stream, POOL * recipe.batch_size), key=lambda s: len(s.text))
+        batches = [
+            pool[at : at + recipe.batch_size] for at in range(0, len(pool), recipe.batch_size)
+        ]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def train_visual_head(
+    folder: Path, features: Mapping[str, Tensor], steps: int = 600, seed: int = 0
+) -> dict[str, float]:
+    """VP phase: align VP(pooled F^p) of each plugin with the prototype of its label (eq. 6).
+
+    features: per plugin, F^p max-pooled over tokens, of many images: (num_images, D). The text side
+    stays as it is, so that sentences keep their scores.
+    """
+    torch.manual_seed(seed)
+    scorer = Scorer.load(folder)
+    names = [name for name in features if name in scorer.config.labels]
+    scorer = scorer.with_visual_head(next(iter(features.values())).shape[-1], names)
+    assert scorer.heads.visual is not None
+    prototypes = scorer.prototypes()
+    targets_of = torch.stack([prototypes[name] for name in scorer.config.labels]).detach()
+    optimizer = torch.optim.AdamW(scorer.heads.visual.parameters(), lr=2e-3, weight_decay=0.01)
+    for _ in range(steps):
+        vectors, labels = _visual_batch(scorer, features, names)
+        cosine = vectors @ targets_of.T
+        loss = cross_entropy(cosine / 0.07, labels)
+        loss = loss + (1 - cosine[torch.arange(len(labels)), labels]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    scorer.eval().save(folder)
+    with torch.inference_mode():
+        vectors, labels = _visual_batch(scorer, features, names)
+        cosine = vectors @ targets_of.T
+    right = (cosine.argmax(1) == labels).float().mean().item()
+    own = cosine[torch.arange(len(labels)), labels].mean().item()
+    return {"accuracy": right, "cosine": own}
+
+
+def _visual_batch(
+    scorer: Scorer, features: Mapping[str, Tensor], names: list[str], per_plugin: int = 16
+) -> tuple[Tensor, Tensor]:
+    assert scorer.heads.visual is not None
+    rows = [features[name][torch.randint(len(features[name]), (per_plugin,))] for name in names]
+    labels = [scorer.config.labels.index(name) for name in names for _ in range(per_plugin)]
+    vectors = normalize(scorer.heads.visual(torch.cat(rows).float()), dim=-1)
+    return vectors, torch.tensor(labels)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, float]) -> None:
+    path.write_text(json.dumps(dict(metrics), indent=2) + "\n")

@@ -1,0 +1,375 @@
+"""The worker process: claim -> engine.step() -> publish, one engine, one device.
+
+The engine blocks, so it runs on a thread of its own: leases are renewed, jobs canceled and
+heartbeats sent while a step is under way. Between two steps, and only then, edits enter and leave.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from service import errors, images
+from service.engine.engine import build_engine
+from service.engine.trajectory import Edit
+from service.engine.updates import EditDone, EditFailed, StepDone, Update
+from service.errors import DiffPluginError, QueueUnavailable
+from service.images import ImageLimits, Pixels
+from service.job_queue import Claim, JobQueue, QueueSettings, Stage, error_of
+from service.jobs import JobError, Plan, Timings, WorkerInfo
+from service.queue_records import is_late, late_error
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
+MAX_BACKOFF_S = 1.0
+
+
+class StepEngine(Protocol):
+    """What the worker asks of service.engine.engine.Engine."""
+
+    @property
+    def num_free_slots(self) -> int: ...
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def plugins(self) -> tuple[str, ...]: ...
+    def add(self, edit: Edit) -> None: ...
+    def abort(self, edit_id: str) -> None: ...
+    def step(self) -> Sequence[Update]: ...
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Who the worker is, what it accepts, and how long it may take to stop."""
+
+    name: str
+    backbone: str
+    device: str
+    limits: ImageLimits
+    shutdown_grace_s: float = 30.0
+
+
+@dataclass
+class Row:
+    """A claimed job on its way through the worker."""
+
+    claim: Claim
+    timings: Timings
+    is_lost: bool = False  # taken over, canceled or expired: leave it alone
+    is_ending: bool = False  # its end is being written
+
+    @property
+    def id(self) -> str:
+        """Of its edit. A job that this worker loses and wins again is another row."""
+        return f"{self.claim.job.id}.{self.claim.delivery}"
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        return (self.claim.job.plan or Plan()).runnable
+
+    def measure(self, **seconds: float) -> None:
+        self.timings = self.timings.model_copy(update=seconds)
+
+
+class Worker:
+    """run() until stop(); or, in burst mode, until nothing is left to do."""
+
+    def __init__(self, queue: JobQueue, engine: StepEngine, settings: WorkerSettings) -> None:
+        self.queue, self.engine, self.settings = queue, engine, settings
+        self.is_stopping = False
+        self._rows: dict[str, Row] = {}
+        self._ends: set[asyncio.Task[None]] = set()
+        self._backoff = Backoff()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+
+    def stop(self) -> None:
+        """Claim no more; run() ends within the grace period."""
+        self.is_stopping = True
+
+    async def run(self, burst: bool = False) -> None:
+        """Serve. What goes wrong with one job fails that job; a broken engine ends the worker."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeper = tasks.create_task(self._keep_alive())
+                is_idle = False
+                while not (self.is_stopping or (burst and is_idle)):
+                    is_idle = await self._cycle(0.0 if burst else IDLE_BLOCK_S)
+                await self._drain()
+                keeper.cancel()
+            await self._say_goodbye()
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _cycle(self, block_s: float) -> bool:
+        """One engine step, and new claims meanwhile. True if there was nothing to do."""
+        was_busy = bool(self._rows or self._ends)
+        step = self._start_step()
+        claims = await self._claim(0.0 if step or self._ends else block_s)
+        opened = await asyncio.gather(*(self._open(claim) for claim in claims))
+        if step:
+            await self._publish(await step)
+        self._drop_rows()
+        for row, pixels in filter(None, opened):
+            self._add(row, pixels)
+        if not step and not claims and self._ends:
+            await asyncio.wait(self._ends, return_when=asyncio.FIRST_COMPLETED)
+        return not (was_busy or claims)
+
+    def _start_step(self) -> asyncio.Future[Sequence[Update]] | None:
+        if not self.engine.has_work:
+            return None
+        return asyncio.get_running_loop().run_in_executor(self._thread, self.engine.step)
+
+    async def _claim(self, block_s: float) -> list[Claim]:
+        """Never more than the engine has room for: what waits here, no other worker can take."""
+        num_free = self.engine.num_free_slots - len(self._ends)
+        if self.is_stopping or num_free <= 0:
+            return []
+        try:
+            claims = await self.queue.claim(Stage.RUN, self.settings.name, num_free, block_s)
+        except QueueUnavailable as error:
+            log.warning("no jobs can be claimed: %s", error)
+            await self._backoff.sleep()
+            return []
+        self._backoff.reset()
+        return claims
+
+    async def _open(self, claim: Claim) -> tuple[Row, Pixels] | None:
+        """The row of a claim and its pixels; None if its end is known already."""
+        row = Row(claim, claim.job.timings)
+        self._rows[row.id] = row  # from now on its lease is renewed
+        if not row.plugins:
+            self._end(row, lambda: self._complete_untouched(row))
+            return None
+        start = time.perf_counter()
+        try:
+            pixels = await asyncio.to_thread(images.decode, claim.image, self.settings.limits)
+        except Exception as error:
+            self._fail(row, error)
+            return None
+        row.measure(decode_s=time.perf_counter() - start)
+        return row, pixels
+
+    def _add(self, row: Row, pixels: Pixels) -> None:
+        if row.id not in self._rows or row.is_ending:
+            return  # dropped while it was decoded
+        request = row.claim.job.request
+        try:
+            self.engine.add(Edit(row.id, pixels, row.plugins, request.steps, request.seed))
+        except Exception as error:
+            self._fail(row, error)
+
+    async def _publish(self, updates: Sequence[Update]) -> None:
+        """Progress now, so that a cancel is noticed before the next step; ends on the side."""
+        steps = [update for update in updates if isinstance(update, StepDone)]
+        await asyncio.gather(*(self._report(step) for step in steps))
+        for update in updates:
+            if isinstance(update, EditDone) and (row := self._live(update.id)):
+                self._complete(row, update)
+            elif isinstance(update, EditFailed) and (row := self._live(update.id)):
+                self._fail(row, update.error)
+
+    def _live(self, row_id: str) -> Row | None:
+        row = self._rows.get(row_id)
+        return None if row is None or row.is_lost else row
+
+    async def _report(self, step: StepDone) -> None:
+        row = self._live(step.id)
+        if row is None:
+            return
+        try:
+            row.is_lost = not await self.queue.report(row.claim, step.progress)
+        except QueueUnavailable as error:
+            log.warning("progress of job %s is not published: %s", row.claim.job.id, error)
+
+    def _drop_rows(self) -> None:
+        """Take lost and late rows out of the engine."""
+        for row in [row for row in self._rows.values() if not row.is_ending]:
+            if row.is_lost:
+                log.info("job %s was ended or taken over; it is dropped", row.claim.job.id)
+                self.engine.abort(row.id)
+                del self._rows[row.id]
+            elif is_late(row.claim.job):
+                self.engine.abort(row.id)
+                self._fail(row, error_of(late_error(row.claim.job)))
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def _complete(self, row: Row, done: EditDone) -> None:
+        engine_s = {"prepare_s", "denoise_s", "finish_s"}
+        row.measure(**done.timings.model_dump(include=engine_s))
+        self._end(row, lambda: self._encode_and_complete(row, done.pixels))
+
+    async def _encode_and_complete(self, row: Row, pixels: Pixels) -> bool:
+        output_format = row.claim.job.request.output_format
+        start = time.perf_counter()
+        try:
+            result = await asyncio.to_thread(images.encode, pixels, output_format)
+        except Exception as error:  # e.g. webp ends at 16383 pixels a side
+            return await self.queue.fail(row.claim, _record(row.claim, error), row.timings)
+        row.measure(encode_s=time.perf_counter() - start)
+        media_type = images.MEDIA_TYPES[output_format]
+        return await self.queue.complete(row.claim, result, media_type, row.timings)
+
+    async def _complete_untouched(self, row: Row) -> bool:
+        image = row.claim.image
+        return await self.queue.complete(
+            row.claim, image, images.media_type(image), row.timings, no_op=True
+        )
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        record = _record(row.claim, error)
+        self._end(row, lambda: self.queue.fail(row.claim, record, row.timings))
+
+    def _end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
+        """Write the end of a row in the background; the engine goes on."""
+        row.is_ending = True
+        task = asyncio.create_task(self._write_end(row, write))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+    async def _write_end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
+        try:
+            if not await self._until_redis_answers(row, write):
+                log.info("job %s was ended or taken over; nothing changes", row.claim.job.id)
+        except Exception:
+            log.exception("the end of job %s is not written; its lease runs out", row.claim.job.id)
+        finally:
+            self._rows.pop(row.id, None)
+
+    async def _until_redis_answers(self, row: Row, write: Callable[[], Awaitable[bool]]) -> bool:
+        """The work is done: a Redis that is away for a minute must not cost it."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await write()
+            except QueueUnavailable as error:
+                log.warning("the end of job %s must wait: %s", row.claim.job.id, error)
+                await backoff.sleep()
+
+    # -- leases, heartbeats and the stop -------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        """Renew leases and send heartbeats, whatever the engine is doing."""
+        pause_s = min(self.queue.settings.lease_s / 4, self.queue.settings.heartbeat_s, 1.0)
+        while True:
+            try:
+                await self.queue.heartbeat(self._info())
+                rows = list(self._rows.values())
+                lost = await self.queue.renew([row.claim for row in rows])
+                for row in rows:
+                    row.is_lost |= row.claim in lost
+            except QueueUnavailable as error:
+                log.warning("leases cannot be renewed: %s", error)
+            await asyncio.sleep(pause_s)
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            name=self.settings.name,
+            role="worker",
+            backbone=self.settings.backbone,
+            device=self.settings.device,
+            plugins=self.engine.plugins,
+            free_slots=self.engine.num_free_slots,
+        )
+
+    async def _drain(self) -> None:
+        """Finish what runs, within the grace period; hand the rest back."""
+        self.is_stopping = True
+        try:
+            async with asyncio.timeout(self.settings.shutdown_grace_s):
+                while self._rows:
+                    await self._cycle(0.0)
+        except TimeoutError:
+            for end in self._ends:
+                end.cancel()
+            for row in list(self._rows.values()):
+                await self._hand_back(row)
+
+    async def _hand_back(self, row: Row) -> None:
+        try:
+            await self.queue.release(row.claim)
+        except QueueUnavailable as error:
+            log.warning("job %s waits for its lease to run out: %s", row.claim.job.id, error)
+
+    async def _say_goodbye(self) -> None:
+        try:
+            await self.queue.goodbye(self.settings.name)
+        except QueueUnavailable as error:
+            log.warning("this worker is listed until its heartbeat is missed: %s", error)
+
+
+def _record(claim: Claim, error: Exception) -> JobError:
+    """What a job's owner is told; what is not in the tree of errors is logged in full."""
+    if not isinstance(error, DiffPluginError):
+        log.exception("job %s failed", claim.job.id, exc_info=error)
+        error = errors.EditFailed(f"{type(error).__name__}: {error}")
+    return JobError(code=error.code, detail=str(error))
+
+
+class Backoff:
+    """Growing pauses with jitter, for as long as Redis is away."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.05
+
+    def reset(self) -> None:
+        self._pause_s = 0.05
+
+    async def sleep(self) -> None:
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(MAX_BACKOFF_S, 2 * self._pause_s)
+
+
+async def run_worker(settings: Settings) -> None:
+    """Load the base and its plugins, then serve until SIGTERM. A second one ends at once."""
+    if not settings.redis_url:
+        raise QueueUnavailable("a worker needs a Redis: set DIFFPLUGIN_REDIS_URL")
+    engine = build_engine(
+        settings.plugins_store,
+        settings.base,
+        settings.device,
+        settings.max_batch_size,
+        settings.num_threads,
+    )
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+    backbone = engine.backbone
+    worker = Worker(queue, engine, _worker_settings(settings, backbone.name, str(backbone.device)))
+    _stop_on_signals(worker)
+    try:
+        await worker.run()
+    finally:
+        await queue.close()
+
+
+def _worker_settings(settings: Settings, backbone: str, device: str) -> WorkerSettings:
+    return WorkerSettings(
+        name=f"worker-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+        backbone=backbone,
+        device=device,
+        limits=ImageLimits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
+        ),
+        shutdown_grace_s=settings.shutdown_grace_s,
+    )
+
+
+def _stop_on_signals(worker: Worker) -> None:
+    def stop() -> None:
+        if worker.is_stopping:
+            os._exit(1)  # not sys.exit: it would wait for the engine's thread
+        log.info("stopping: no more jobs are claimed")
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)

@@ -1,0 +1,146 @@
+"""The clients against a real server: results, errors, retries, deadlines."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from service import errors
+from service.client import AsyncClient, Client
+from service.images import decode
+from service.jobs import EditRequest, Job, JobStatus
+from tests.api_stack import LIMITS, Stack, listening, photo, serving
+
+
+@pytest.fixture
+async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with serving(redis_url, tmp_path) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def url(stack: Stack) -> AsyncIterator[str]:
+    async with listening(stack.app) as url:
+        yield url
+
+
+def refusing(*answers: httpx.Response) -> httpx.MockTransport:
+    """A server that gives one answer after the other, then the last one for ever."""
+    left = list(answers)
+    return httpx.MockTransport(lambda _: left.pop(0) if len(left) > 1 else left[0])
+
+
+def problem(code: str, status: int, retry_after_s: int | None = None) -> httpx.Response:
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return httpx.Response(status, headers=headers, json={"code": code, "detail": "no"})
+
+
+def job_answer() -> httpx.Response:
+    return httpx.Response(200, content=Job(request=EditRequest()).model_dump_json())
+
+
+async def test_edit_returns_image_plan_seed_and_timings(url: str) -> None:
+    async with AsyncClient(url) as client:
+        result = await client.edit(photo(), "derain lowlight", seed=11)
+    np.testing.assert_array_equal(decode(result.image, LIMITS), 255 - decode(photo(), LIMITS))
+    assert result.media_type == "image/png"
+    assert result.plan.runnable == ("derain", "lowlight")
+    assert result.plan.scores["derain"] == 0.9
+    assert (result.seed, result.no_op) == (11, False)
+    assert result.timings.denoise_s == 0.25
+
+
+async def test_blocking_client_does_the_same(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo())
+
+    def use() -> None:
+        with Client(url) as client:
+            result = client.edit(path, plugins=["lowlight"], output_format="jpeg")
+            assert result.media_type == "image/jpeg"
+            assert result.plan.runnable == ("lowlight",)
+            assert client.get(result.job_id).status is JobStatus.SUCCEEDED
+            assert client.cancel(result.job_id).status is JobStatus.SUCCEEDED
+            assert client.plan(path, "derain").runnable == ("derain",)
+            with pytest.raises(errors.UnknownPlugin, match="decloud"):
+                client.edit(path, plugins=["decloud"])
+
+    await asyncio.to_thread(use)
+
+
+async def test_errors_are_those_of_the_service(url: str) -> None:
+    async with AsyncClient(url, timeout_s=5) as client:
+        with pytest.raises(errors.UnsupportedImageType, match="send one of PNG"):
+            await client.edit(b"text", "derain")
+        with pytest.raises(errors.EditFailed, match="the engine broke"):
+            await client.edit(photo(), "derain break")
+        with pytest.raises(errors.JobNotFound):
+            await client.get("nobody")
+
+
+async def test_deadline_travels_to_the_server(stack: Stack, url: str) -> None:
+    async with AsyncClient(url, timeout_s=0.5) as client:
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.edit(photo(), "derain hold")
+    assert await _statuses(stack) == [JobStatus.EXPIRED]
+
+
+async def _statuses(stack: Stack) -> list[JobStatus]:
+    keys = await stack.queue.redis.keys(f"{stack.settings.key_prefix}:job:*")
+    return [(await stack.queue.get(key.decode().rsplit(":", 1)[-1])).status for key in keys]
+
+
+@pytest.mark.parametrize(("code", "status"), [("overloaded", 429), ("no_worker", 503)])
+async def test_unavailable_is_tried_again(code: str, status: int) -> None:
+    transport = refusing(problem(code, status, 0), job_answer())
+    async with AsyncClient("http://test", transport=transport) as client:
+        assert (await client.get("x")).status is JobStatus.QUEUED
+
+
+def test_blocking_client_tries_again_too() -> None:
+    transport = refusing(problem("overloaded", 429, 0), job_answer())
+    with Client("http://test", transport=transport) as client:
+        assert client.get("x").status is JobStatus.QUEUED
+
+
+async def test_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
+    transport = refusing(problem("overloaded", 429, 30))
+    async with AsyncClient("http://test", timeout_s=5, transport=transport) as client:
+        started = time.monotonic()
+        with pytest.raises(errors.Overloaded) as caught:
+            await client.get("x")
+    assert time.monotonic() - started < 1
+    assert caught.value.retry_after_s == 30
+
+
+async def test_client_error_is_not_tried_again() -> None:
+    transport = refusing(problem("job_not_found", 404), job_answer())
+    async with AsyncClient("http://test", transport=transport) as client:
+        with pytest.raises(errors.JobNotFound):
+            await client.get("x")
+
+
+async def test_answer_that_is_no_problem_is_an_error_with_its_status() -> None:
+    transport = refusing(httpx.Response(502, text="<html>bad gateway</html>"))
+    async with AsyncClient("http://test", transport=transport) as client:
+        with pytest.raises(errors.DiffPluginError, match="HTTP 502"):
+            await client.get("x")
+
+
+@pytest.mark.parametrize("kind", errors.leaves())
+async def test_every_error_comes_back_as_its_class(kind: type[errors.DiffPluginError]) -> None:
+    transport = refusing(problem(kind.code, 400, 60))
+    async with AsyncClient("http://test", timeout_s=1, transport=transport) as client:
+        with pytest.raises(kind) as caught:
+            await client.get("x")
+    assert type(caught.value) is kind
+
+
+async def test_no_server_says_so() -> None:
+    async with AsyncClient("http://127.0.0.1:1") as client:
+        with pytest.raises(errors.Unavailable, match="is it running"):
+            await client.get("x")

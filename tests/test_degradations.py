@@ -1,0 +1,101 @@
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from service.evaluation.metrics import psnr, to_image
+from service.training.degradations import GENERATION, REMOVAL, TASKS, make_pair
+
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+
+
+@cache
+def photo(name: str, size: int) -> NDArray[np.float32]:
+    pixels = cv2.imread(str(Path(data.data_dir) / name))[..., ::-1]
+    side = min(pixels.shape[:2])
+    return to_image(cv2.resize(pixels[:side, :side], (size, size), interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_seed_gives_the_same_pair_and_another_seed_another(task: str) -> None:
+    clean = photo("coffee.png", 96)
+    first = make_pair(task, clean, np.random.default_rng(3), 0.5)
+    again = make_pair(task, clean, np.random.default_rng(3), 0.5)
+    other = make_pair(task, clean, np.random.default_rng(4), 0.5)
+    assert np.array_equal(first.input, again.input)
+    assert np.array_equal(first.target, again.target)
+    changed = "target" if task in GENERATION else "input"
+    assert not np.array_equal(getattr(first, changed), getattr(other, changed))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (80, 131)])
+def test_pairs_are_unit_range_float32_images_of_the_same_shape(
+    task: str, height: int, width: int
+) -> None:
+    clean = np.ascontiguousarray(photo("astronaut.png", 160)[:height, :width])
+    for part in make_pair(task, clean, np.random.default_rng(0), 0.6):
+        assert part.shape == clean.shape
+        assert part.dtype == np.float32
+        assert part.min() >= 0.0 and part.max() <= 1.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_changes_the_photo_and_leaves_the_clean_one_alone(task: str) -> None:
+    clean = photo("astronaut.png", 128)
+    original = clean.copy()
+    for seed in range(4):
+        pair = make_pair(task, clean, np.random.default_rng(seed), 0.5)
+        assert psnr(pair.input, pair.target) < 40.0
+    assert np.array_equal(clean, original)
+
+
+@pytest.mark.parametrize("task", REMOVAL)
+def test_removal_ends_at_the_clean_photo(task: str) -> None:
+    clean = photo("chelsea.png", 96)
+    assert make_pair(task, clean, np.random.default_rng(0)).target is clean
+
+
+@pytest.mark.parametrize("task", GENERATION)
+def test_generation_starts_at_the_clean_photo(task: str) -> None:
+    clean = photo("chelsea.png", 96)
+    pair = make_pair(task, clean, np.random.default_rng(0))
+    assert pair.input is clean
+    assert not np.array_equal(pair.target, clean)
+
+
+def test_colorize_gets_a_grey_photo() -> None:
+    grey = make_pair("colorize", photo("coffee.png", 96), np.random.default_rng(0)).input
+    assert np.ptp(grey, axis=2).max() == 0.0
+
+
+def test_restore_asks_for_grey_from_grey_prints_and_colour_from_colour_prints() -> None:
+    clean = photo("coffee.png", 96)
+    spreads = [
+        float(np.ptp(make_pair("restore", clean, np.random.default_rng(s)).target, axis=2).max())
+        for s in range(12)
+    ]
+    assert any(spread < 1e-5 for spread in spreads)
+    assert any(spread > 0.1 for spread in spreads)
+
+
+@pytest.mark.parametrize(
+    ("task", "at_most_db"),
+    [("derain", 20.0), ("desnow", 20.0), ("dehaze", 15.0), ("lowlight", 12.0)],
+)
+def test_inputs_are_hard_enough_to_matter(task: str, at_most_db: float) -> None:
+    values = []
+    for name in PHOTOS:
+        for seed in range(3):
+            pair = make_pair(task, photo(name, 256), np.random.default_rng(seed), 1.0)
+            values.append(psnr(pair.input, pair.target))
+    assert np.mean(values) < at_most_db
+
+
+def test_an_unknown_task_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="derain"):
+        make_pair("unknown", photo("coffee.png", 96), np.random.default_rng(0))

@@ -1,0 +1,198 @@
+"""Training end to end in miniature: a base, and a plugin that the engine serves."""
+
+import json
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from service.engine.engine import build_engine
+from service.engine.trajectory import Edit
+from service.engine.updates import EditDone
+from service.images import Pixels
+from service.training import loop
+from service.training.degradations import TASKS
+from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
+from service.training.restorer import Restorer
+from service.training.train_base import BaseRecipe, save_base, train_base
+from service.training.train_plugin import PluginRecipe, build_model, train_plugin
+from tests import tiny_latent_base
+from tests.tiny_base import BASE, write_tiny_base
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight smooth random pictures as PNG files of different sizes."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        coarse = rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        size = (64 + 8 * number, 72)
+        picture = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"photo_{number}.png"), picture)
+    return folder
+
+
+@pytest.fixture
+def base_recipe(photos: Path, tmp_path: Path) -> BaseRecipe:
+    return BaseRecipe(
+        images=photos,
+        run_dir=tmp_path / "run",
+        held_out=None,
+        steps=20,
+        batch_size=8,
+        size=32,
+        lr=6e-4,
+        warmup=5,
+        channels=(32, 32),
+        num_workers=0,
+        mixed_precision="no",
+        sheet_size=32,
+    )
+
+
+@pytest.fixture
+def plugin_recipe(photos: Path, tmp_path: Path) -> PluginRecipe:
+    write_tiny_base(tmp_path / "store")
+    return PluginRecipe(
+        name="brighten",
+        images=photos,
+        store=tmp_path / "store",
+        run_dir=tmp_path / "run",
+        title="Brighten a dark photo",
+        example_instructions=("brighten this photo",),
+        degradation="lowlight",
+        base=BASE,
+        steps=4,
+        batch_size=2,
+        size=32,
+        mixed_precision="no",
+        sheet_size=32,
+    )
+
+
+def test_a_folder_without_matching_photos_is_refused(photos: Path) -> None:
+    assert len(find_photos(photos, "photo_*")) == 8
+    assert [p.name for p in find_photos(photos, "*_3.png")] == ["photo_3.png"]
+    with pytest.raises(FileNotFoundError, match=r"no image .* matches .*/face_\*"):
+        find_photos(photos, "face_*")
+
+
+def held_out_loss(model: Restorer, recipe: BaseRecipe) -> float:
+    """Mean loss on pairs of another seed, at the same timesteps and noise for every model."""
+    torch.manual_seed(1)
+    pairs = PairDataset(
+        read_photos(find_photos(recipe.images)),
+        dict.fromkeys(TASKS, 1.0),
+        CropSettings(size=recipe.size),
+        seed=99,
+    )
+    with torch.no_grad():
+        batches = islice(DataLoader(pairs, batch_size=16), 3)
+        return float(sum(model(*batch) for batch in batches) / 3)
+
+
+def test_training_a_base_lowers_the_loss_and_leaves_its_files(base_recipe: BaseRecipe) -> None:
+    fresh = train_base(replace(base_recipe, steps=0, run_dir=base_recipe.run_dir / "fresh"))
+    trained = train_base(base_recipe)
+    assert held_out_loss(trained, base_recipe) < 0.98 * held_out_loss(fresh, base_recipe)
+    written = {path.name for path in base_recipe.run_dir.iterdir()}
+    assert written >= {"checkpoint.pt", "recipe.json", "sheet_final.png"}
+    assert json.loads((base_recipe.run_dir / "recipe.json").read_text())["steps"] == 20
+
+
+def test_a_longer_recipe_continues_the_run(base_recipe: BaseRecipe) -> None:
+    checkpoint = base_recipe.run_dir / "checkpoint.pt"
+    train_base(replace(base_recipe, steps=2, batch_size=2))
+    before = torch.load(checkpoint, weights_only=True)
+    train_base(replace(base_recipe, steps=3, batch_size=2))
+    after = torch.load(checkpoint, weights_only=True)
+    assert (before["step"], after["step"]) == (2, 3)
+    # One step from there: far nearer than another start would be.
+    name = "unet.conv_in.weight"
+    assert 0 < (after["model"][name] - before["model"][name]).abs().max() < 4 * base_recipe.lr
+
+
+def test_a_saved_base_serves_plugins_that_start_from_it(
+    base_recipe: BaseRecipe, plugin_recipe: PluginRecipe
+) -> None:
+    model = train_base(replace(base_recipe, steps=1, batch_size=2))
+    save_base(model, plugin_recipe.store / "other")
+    known = build_model(replace(plugin_recipe, base="other", degradation="derain"))
+    assert_close_to_half(known.tpbs["brighten"].state_dict(), model.tpbs["derain"].state_dict())
+    assert_close_to_half(known.scb.state_dict(), model.scb.state_dict())
+    unheard = build_model(replace(plugin_recipe, base="other", degradation="unheard"))
+    mean = torch.stack([tpb.layers[0].weight for tpb in model.tpbs.values()]).mean(0)
+    torch.testing.assert_close(unheard.tpbs["brighten"].layers[0].weight, mean, atol=1e-3, rtol=0)
+
+
+def assert_close_to_half(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=1e-3, rtol=1e-3)
+
+
+def test_a_base_that_predicts_noise_is_refused(plugin_recipe: PluginRecipe) -> None:
+    tiny_latent_base.write_latent_base(plugin_recipe.store)
+    with pytest.raises(ValueError, match="predicts 'epsilon'"):
+        build_model(replace(plugin_recipe, base=tiny_latent_base.BASE))
+
+
+def run_engine(recipe: PluginRecipe, pixels: Pixels) -> Pixels:
+    engine = build_engine(recipe.store, recipe.base, "cpu", max_batch_size=1, num_threads=1)
+    engine.add(Edit("a", pixels, (recipe.name,)))
+    while engine.has_work:
+        for update in engine.step():
+            if isinstance(update, EditDone):
+                return update.pixels
+    raise AssertionError("the edit did not end")
+
+
+def test_a_trained_plugin_is_installed_and_runs(plugin_recipe: PluginRecipe) -> None:
+    manifest = train_plugin(plugin_recipe)
+    assert (manifest.name, manifest.base, manifest.start) == ("brighten", BASE, "image")
+    assert manifest.output_skip and manifest.default_steps == 2
+    pixels = cv2.imread(str(find_photos(plugin_recipe.images)[0]))[:48, :64]
+    assert run_engine(plugin_recipe, pixels).shape == (48, 64, 3)
+
+
+def test_the_engine_restores_as_the_trainers_own_sampler_does(plugin_recipe: PluginRecipe) -> None:
+    # diffusers' DDIM meets its own timesteps only where the steps divide their number, 101.
+    plugin_recipe = replace(plugin_recipe, default_steps=1)
+    train_plugin(plugin_recipe)
+    model = build_model(plugin_recipe)
+    loop.run(model, [], settings(plugin_recipe), plugin_recipe.run_dir, lambda *_: None)
+    model.scb.half().float()
+    model.tpbs.half().float()
+    pixels = cv2.imread(str(find_photos(plugin_recipe.images)[0]))[:64, :64]
+    images = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    restored = model.restore(images, torch.tensor([0]), steps=plugin_recipe.default_steps)[0]
+    levels = (restored.permute(1, 2, 0).numpy() + 1) * 127.5
+    difference = np.abs(levels - run_engine(plugin_recipe, pixels))
+    assert difference.mean() < 1
+    assert np.abs(levels - pixels).mean() > 5
+
+
+def settings(recipe: PluginRecipe) -> loop.LoopSettings:
+    return loop.LoopSettings(recipe.steps, recipe.lr, mixed_precision="no")
+
+
+def test_only_the_plugin_is_trained(plugin_recipe: PluginRecipe) -> None:
+    model = build_model(plugin_recipe)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainable = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {"scb", "tpbs"}
+    pairs = PairDataset(
+        read_photos(find_photos(plugin_recipe.images)), {"lowlight": 1.0}, CropSettings(32), 0
+    )
+    batches = DataLoader(pairs, batch_size=2)
+    loop.run(model, batches, settings(plugin_recipe), plugin_recipe.run_dir, lambda *_: None)
+    after = model.state_dict()
+    changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"scb", "tpbs"}
