@@ -129,8 +129,11 @@ def train_selector_command(
         Path | None,
         typer.Option(exists=True, file_okay=False, help="A sentence encoder (BERT) to start from."),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the selector in --out.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Default: the base's selector folder.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the selector that is there.")] = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Photos: train the visual head on them."),
+    ] = None,
     base: BaseName = None,
     steps: Steps = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Sentences per step.")] = None,
@@ -138,16 +141,23 @@ def train_selector_command(
     max_minutes: Annotated[float | None, typer.Option(help="End earlier, fully decayed.")] = None,
     seed: Seed = None,
 ) -> None:
-    """Train the selector on generated instructions; then write it to --out."""
-    from service.training.train_selector import SelectorRecipe, train_selector
-
+    """Train the base's selector: on generated sentences (--source, --resume), on --images."""
     settings = read_store_settings(base=base)
-    folder = out or settings.plugins_store / settings.base / "selector"
-    if source is None and not resume:
-        raise InvalidRequest("give --source, a sentence encoder to start from, or --resume")
-    chosen = _given(steps=steps, batch_size=batch_size, lr=lr, max_minutes=max_minutes, seed=seed)
-    result = train_selector(folder, source or folder, SelectorRecipe(**chosen), resume)
-    print(f"wrote {folder}: loss {result['loss']:.4f}, threshold {result['threshold']:.3f}")
+    store = settings.plugins_store
+    if source is None and not resume and images is None:
+        raise InvalidRequest("give --source (a sentence encoder), --resume or --images")
+    if source or resume:
+        from service.training.train_selector import SelectorRecipe, train_selector
+
+        folder = store / settings.base / "selector"
+        chosen = _given(
+            steps=steps, batch_size=batch_size, lr=lr, max_minutes=max_minutes, seed=seed
+        )
+        print(train_selector(folder, source or folder, SelectorRecipe(**chosen), resume))
+    if images:
+        from service.training.train_vp import train_vp
+
+        print(train_vp(store, settings.base, images, seed=seed or 0))
 
 
 @evaluate_app.command("restoration")

@@ -184,13 +184,14 @@ class JobQueue:
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job once it is final; DeadlineExceeded after `timeout_s`, the job itself goes on."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for _ in self.watch(job_id):
-                    pass
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s") from error
-        return await self.get(job_id)
+        give_up_at, after = time.monotonic() + timeout_s, "0"
+        while not (job := await self.get(job_id)).status.is_final:
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s")
+            events = await self._read_events(job, after, left_s)
+            after = events[-1][0] if events else after
+        return job
 
     async def depth(self) -> dict[Stage, StageDepth]:
         """How many jobs wait and how many are claimed, by stage."""
@@ -353,10 +354,14 @@ class JobQueue:
             await self._close(self._keys_of_job(job.id), args)
         return await self.get(job.id)
 
-    async def _read_events(self, job: Job, after: str) -> list[tuple[str, Event]]:
+    async def _read_events(
+        self, job: Job, after: str, block_s: float = WATCH_BLOCK_S
+    ) -> list[tuple[str, Event]]:
         """Events later than `after`; waits for one if the job is open, at most to its deadline."""
         left_s = WATCH_BLOCK_S if job.deadline_at is None else job.deadline_at - time.time()
-        block_s = 0.0 if job.status.is_final else min(WATCH_BLOCK_S, max(0.01, left_s))
+        block_s = min(block_s, WATCH_BLOCK_S, max(0.01, left_s))
+        if job.status.is_final:
+            block_s = 0.0
         streams: dict[Any, Any] = {self._key("events", job.id): after}
         with outages_named():
             reply: Any = await self.redis.xread(streams, count=MAX_EVENTS, block=as_block(block_s))

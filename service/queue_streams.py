@@ -79,7 +79,8 @@ class StageStream:
     async def _deliver(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
         found = await self._reclaim(consumer, count)
         if len(found) < count:
-            wait_s = 0.0 if found else min(block_s, MAX_BLOCK_S)
+            # While it waits, leases run out.
+            wait_s = 0.0 if found else min(block_s, MAX_BLOCK_S, self.lease_s / 4)
             found += await self._read(consumer, count - len(found), wait_s)
         return found
 

@@ -32,9 +32,9 @@ class Settings(BaseSettings):
 
     max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
     max_batch_size: int = Field(8, description="Most rows in one UNet call.")
-    lease_s: float = Field(20.0, description="A claim that is not renewed for this long is taken over.")
-    max_deliveries: int = Field(3, description="A job delivered this often without an end has failed.")
+    lease_s: float = Field(20.0, description="A claim not renewed for this long is taken over.")
+    max_deliveries: int = Field(3, description="Deliveries without an end before a job has failed.")
     heartbeat_s: float = Field(2.0, description="How often workers report; three misses: dead.")
-    request_timeout_s: float = Field(120.0, description="A job's deadline if the request names none.")
+    request_timeout_s: float = Field(120.0, description="Deadline of a job that names none.")
     result_ttl_s: int = Field(3600, description="Jobs and images are forgotten this long after.")
-    shutdown_grace_s: float = Field(30.0, description="On SIGTERM running jobs get this long to end.")
+    shutdown_grace_s: float = Field(30.0, description="Time for running jobs on SIGTERM.")

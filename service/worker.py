@@ -5,6 +5,7 @@ heartbeats sent while a step is under way. Between two steps, and only then, edi
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -20,12 +21,13 @@ from typing import Protocol
 from service import errors, images
 from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
-from service.engine.updates import EditDone, EditFailed, StepDone, Update
+from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, Update
 from service.errors import DiffPluginError, QueueUnavailable
 from service.images import ImageLimits, Pixels
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage, error_of
-from service.jobs import JobError, Plan, Timings, WorkerInfo
-from service.queue_records import is_late, late_error
+from service.jobs import JobError, JobStatus, Plan, Timings, WorkerInfo
+from service.metrics import EngineMetrics
+from service.queue_records import STATUS_OF_ERROR, is_late, late_error
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Row:
     timings: Timings
     is_lost: bool = False  # taken over, canceled or expired: leave it alone
     is_ending: bool = False  # its end is being written
+    status: JobStatus = JobStatus.SUCCEEDED  # how it ends
 
     @property
     def id(self) -> str:
@@ -86,7 +89,9 @@ class Worker:
 
     def __init__(self, queue: JobQueue, engine: StepEngine, settings: WorkerSettings) -> None:
         self.queue, self.engine, self.settings = queue, engine, settings
+        self.metrics = EngineMetrics()
         self.is_stopping = False
+        self._is_drained = False
         self._rows: dict[str, Row] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
@@ -105,6 +110,7 @@ class Worker:
                 while not (self.is_stopping or (burst and is_idle)):
                     is_idle = await self._cycle(0.0 if burst else IDLE_BLOCK_S)
                 await self._drain()
+                self._is_drained = True
                 keeper.cancel()
             await self._say_goodbye()
         finally:
@@ -174,7 +180,9 @@ class Worker:
         steps = [update for update in updates if isinstance(update, StepDone)]
         await asyncio.gather(*(self._report(step) for step in steps))
         for update in updates:
-            if isinstance(update, EditDone) and (row := self._live(update.id)):
+            if isinstance(update, BatchDone):
+                self.metrics.observe_batch(update.plugins, update.seconds)
+            elif isinstance(update, EditDone) and (row := self._live(update.id)):
                 self._complete(row, update)
             elif isinstance(update, EditFailed) and (row := self._live(update.id)):
                 self._fail(row, update.error)
@@ -216,7 +224,7 @@ class Worker:
         try:
             result = await asyncio.to_thread(images.encode, pixels, output_format)
         except Exception as error:  # e.g. webp ends at 16383 pixels a side
-            return await self.queue.fail(row.claim, _record(row.claim, error), row.timings)
+            return await self._write_failure(row, _record(row.claim, error))
         row.measure(encode_s=time.perf_counter() - start)
         media_type = images.MEDIA_TYPES[output_format]
         return await self.queue.complete(row.claim, result, media_type, row.timings)
@@ -229,7 +237,11 @@ class Worker:
 
     def _fail(self, row: Row, error: Exception) -> None:
         record = _record(row.claim, error)
-        self._end(row, lambda: self.queue.fail(row.claim, record, row.timings))
+        self._end(row, lambda: self._write_failure(row, record))
+
+    async def _write_failure(self, row: Row, record: JobError) -> bool:
+        row.status = STATUS_OF_ERROR.get(record.code, JobStatus.FAILED)
+        return await self.queue.fail(row.claim, record, row.timings)
 
     def _end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
         """Write the end of a row in the background; the engine goes on."""
@@ -240,7 +252,9 @@ class Worker:
 
     async def _write_end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
         try:
-            if not await self._until_redis_answers(row, write):
+            if await self._until_redis_answers(row, write):
+                self.metrics.observe_job(row.status, row.timings)
+            else:
                 log.info("job %s was ended or taken over; nothing changes", row.claim.job.id)
         except Exception:
             log.exception("the end of job %s is not written; its lease runs out", row.claim.job.id)
@@ -262,9 +276,11 @@ class Worker:
     async def _keep_alive(self) -> None:
         """Renew leases and send heartbeats, whatever the engine is doing."""
         pause_s = min(self.queue.settings.lease_s / 4, self.queue.settings.heartbeat_s, 1.0)
-        while True:
+        # Not `while True`: a cancel that arrives together with Redis' answer can get lost in it.
+        while not self._is_drained:
             try:
                 await self.queue.heartbeat(self._info())
+                await self.metrics.publish(self.queue, self.settings.name)
                 rows = list(self._rows.values())
                 lost = await self.queue.renew([row.claim for row in rows])
                 for row in rows:
@@ -286,15 +302,15 @@ class Worker:
     async def _drain(self) -> None:
         """Finish what runs, within the grace period; hand the rest back."""
         self.is_stopping = True
-        try:
+        give_up_at = time.monotonic() + self.settings.shutdown_grace_s
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.shutdown_grace_s):
-                while self._rows:
+                while self._rows and time.monotonic() < give_up_at:
                     await self._cycle(0.0)
-        except TimeoutError:
-            for end in self._ends:
-                end.cancel()
-            for row in list(self._rows.values()):
-                await self._hand_back(row)
+        for end in self._ends:
+            end.cancel()
+        for row in list(self._rows.values()):
+            await self._hand_back(row)
 
     async def _hand_back(self, row: Row) -> None:
         try:

@@ -23,8 +23,8 @@ from service.training.train_selector import (
     SelectorRecipe,
     targets,
     train_selector,
-    train_visual_head,
 )
+from service.training.train_vp import train_visual_head
 
 WORDS = [
     "remove",
@@ -40,7 +40,7 @@ WORDS = [
     "add",
     "in",
 ]
-TINY = SelectorRecipe(steps=3, batch_size=4, num_pieces=120, num_layers=1)
+TINY = SelectorRecipe(steps=3, batch_size=4, num_pieces=120, num_texts=200, num_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     tokenizer.add_special_tokens(special)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = BertConfig(len(pieces), 16, 2, 2, 32, max_position_embeddings=200)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=200,
+    )
     config.to_json_file(str(folder / "config.json"))
     weights = BertModel(config, add_pooling_layer=False).state_dict()
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
@@ -136,10 +143,10 @@ def test_vp_learns_to_place_the_plugins_features_at_their_labels(trained: Path) 
     names = ("derain", "desnow", "lowlight")
     features = {name: torch.randn(1, 12) + 0.1 * torch.randn(40, 12) for name in names}
     sentences = Scorer.load(trained).embed(["remove the rain"]).detach()
-    measured = train_visual_head(trained, features, steps=150)
+    measured = train_visual_head(trained, features, dict.fromkeys(names, "sha256:1"), steps=150)
     assert measured["accuracy"] > 0.95
     scorer = Scorer.load(trained)
-    assert scorer.config.visual_plugins == names and scorer.config.visual_width == 12
+    assert tuple(scorer.config.visual_plugins) == names and scorer.config.visual_width == 12
     tokens = {"derain": features["derain"][:1].expand(5, -1), "rain": torch.randn(5, 12)}
     vectors = scorer.visual_vectors(tokens)
     assert set(vectors) == {"derain"}  # VP has not seen rain: its prototype stays

@@ -50,7 +50,7 @@ def draw(model: nn.Module, path: Path) -> None:
 
 def test_training_approaches_the_answer_and_leaves_frozen_weights(tmp_path: Path) -> None:
     model = Line()
-    run(model, batches(), settings(100), tmp_path, draw)
+    run(model, lambda _: batches(), settings(100), tmp_path, draw)
     assert model.num_calls == 100
     assert model.slope.item() == pytest.approx(2.0, abs=0.3)
     assert float(model.offset) == 1.0
@@ -58,7 +58,7 @@ def test_training_approaches_the_answer_and_leaves_frozen_weights(tmp_path: Path
 
 def test_a_finished_run_has_a_checkpoint_a_sheet_and_averaged_weights(tmp_path: Path) -> None:
     model = Line()
-    run(model, batches(), settings(10), tmp_path, draw)
+    run(model, lambda _: batches(), settings(10), tmp_path, draw)
     assert (tmp_path / "sheet_final.png").exists()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 10
@@ -69,17 +69,23 @@ def test_a_finished_run_has_a_checkpoint_a_sheet_and_averaged_weights(tmp_path: 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     whole, first, second = Line(), Line(), Line()
-    run(whole, batches(), settings(8, checkpoint_every=3), tmp_path / "whole", draw)
-    run(first, islice(batches(), 4), settings(8, checkpoint_every=3), tmp_path / "cut", draw)
-    run(second, batches(first=3), settings(8, checkpoint_every=3), tmp_path / "cut", draw)
+    run(whole, lambda _: batches(), settings(8, checkpoint_every=3), tmp_path / "whole", draw)
+    run(
+        first,
+        lambda _: islice(batches(), 4),
+        settings(8, checkpoint_every=3),
+        tmp_path / "cut",
+        draw,
+    )
+    run(second, lambda _: batches(first=3), settings(8, checkpoint_every=3), tmp_path / "cut", draw)
     assert second.num_calls == 5
     assert torch.equal(second.slope, whole.slope)
 
 
 def test_a_run_that_has_ended_trains_no_further(tmp_path: Path) -> None:
     first, again = Line(), Line()
-    run(first, batches(), settings(4), tmp_path, draw)
-    run(again, batches(), settings(4), tmp_path, draw)
+    run(first, lambda _: batches(), settings(4), tmp_path, draw)
+    run(again, lambda _: batches(), settings(4), tmp_path, draw)
     assert again.num_calls == 0
     assert torch.equal(again.slope, first.slope)
 
@@ -91,7 +97,7 @@ def test_sheets_are_drawn_with_the_averaged_weights(tmp_path: Path) -> None:
         drawn[path.name] = model.slope.item()
 
     often = LoopSettings(6, lr=0.05, warmup=2, sheet_every=3, mixed_precision="no")
-    run(Line(), batches(), often, tmp_path, remember)
+    run(Line(), lambda _: batches(), often, tmp_path, remember)
     averaged = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["ema"]["slope"]
     assert list(drawn) == ["sheet_000003.png", "sheet_000006.png", "sheet_final.png"]
     assert drawn["sheet_000006.png"] == drawn["sheet_final.png"] == float(averaged)

@@ -32,6 +32,7 @@ TURNS = {
         r"""^(?P<later>.+?)[, ]+(?:but|though)\b[ ,]*(?:please\ )?(?:do\ )?
         (?:first|before\ that|beforehand|before\ this)\b(?P<sooner>.+)$"""
     ),
+    "follow ... with": pattern(rf"{POLITE}follow\ (?P<sooner>.+?)\ (?:up\ )?with\ (?P<later>.+)$"),
     "before, ...": pattern(rf"{POLITE}{BEFORE}\s*(?:you\ )?(?P<later>[^,]+),\s*(?P<sooner>.+)$"),
     "after, ...": pattern(rf"{POLITE}{AFTER}\s*(?:you\ )?(?P<sooner>[^,]+),\s*(?P<later>.+)$"),
     "... after": pattern(rf"^(?P<later>.*?\S)[, ]+{HAPPENS}{AFTER}\s*(?P<sooner>.+)$"),

@@ -42,6 +42,12 @@ def arranged_clauses(text: str) -> list[str]:
     return sorted(clauses, key=_rank)
 
 
+def clauses_of(text: str) -> list[str]:
+    """The clauses as they stand."""
+    plain = re.sub(r"\s+", " ", text.lower()).strip()
+    return [clause for part in cues.SENTENCE_END.split(plain) for clause in _split(part)]
+
+
 def _place(task: str, table: Sequence[Mapping[str, float]], threshold: float) -> int:
     """The first clause that asks for `task`; if none does, the one that comes closest."""
     asking = [place for place, scores in enumerate(table) if scores[task] >= threshold]

@@ -16,8 +16,8 @@ from service.images import Pixels
 from service.jobs import Plan, PlannedTask
 from service.plugin_manifest import PluginManifest, installed_plugins
 from service.selector.mapping import MappingTable
-from service.selector.order import stated_order
-from service.selector.scoring import Scorer, similarities
+from service.selector.order import clauses_of, stated_order
+from service.selector.scoring import Scorer, TextPrototype, similarities
 from service.selector.vision import PromptReader
 
 Stamp = tuple[tuple[str, int], ...]
@@ -33,7 +33,7 @@ class Installed:
 
     stamp: Stamp
     manifests: dict[str, PluginManifest]
-    new_tasks: dict[str, Tensor]  # text prototypes of those that are no label of the selector
+    new_tasks: dict[str, TextPrototype]  # of those that are no label of the selector
 
 
 class Planner:
@@ -65,8 +65,9 @@ class Planner:
         installed = self._current()
         vectors = self._vectors(installed, pixels)
         scores = similarities(self.scorer.embed([instruction])[0], vectors)
+        scores |= self._new_scores(installed, instruction)
         chosen = self.mapping.selected(instruction, scores, threshold)
-        ordered = self._ordered(instruction, self.mapping.canonical(chosen), vectors)
+        ordered = self._ordered(instruction, self.mapping.canonical(chosen), installed, vectors)
         tasks = (
             PlannedTask(plugin=name, score=scores[name], installed=name in installed.manifests)
             for name in ordered
@@ -74,18 +75,43 @@ class Planner:
         return Plan(tasks=tuple(tasks), scores=scores, threshold=threshold)
 
     def _vectors(self, installed: Installed, pixels: Pixels | None) -> dict[str, Tensor]:
-        """v_i of every task: from the image where VP can, else prototypes."""
-        vectors = {**self._labels, **installed.new_tasks}
-        if pixels is not None and self._vision is not None:
-            names = [n for n in installed.manifests if n in self.scorer.config.visual_plugins]
-            vectors |= self.scorer.visual_vectors(self._vision.prompts(pixels, names))
-        return vectors
+        """v_i of every label: from the image where VP knows these weights, else its prototype."""
+        if pixels is None or self._vision is None:
+            return self._labels
+        known = self.scorer.config.visual_plugins
+        names = [
+            n for n, manifest in installed.manifests.items() if known.get(n) == manifest.digest
+        ]
+        return self._labels | self.scorer.visual_vectors(self._vision.prompts(pixels, names))
+
+    def _new_scores(self, installed: Installed, instruction: str) -> dict[str, float]:
+        """Scores of new plugins: the best of the sentence's clauses.
+
+        Training never joined them with other tasks, so beside one they fade in the whole sentence.
+        """
+        if not installed.new_tasks:
+            return {}
+        queries = self.scorer.embed([instruction, *clauses_of(instruction)])
+        return {
+            name: self._shifted((queries @ prototype.vector).max().item(), prototype)
+            for name, prototype in installed.new_tasks.items()
+        }
+
+    def _shifted(self, cosine: float, prototype: TextPrototype) -> float:
+        """So that its own bar falls on the one threshold that a plan tells."""
+        return cosine - prototype.bar + self.scorer.config.threshold
 
     def _ordered(
-        self, instruction: str, tasks: tuple[str, ...], vectors: Mapping[str, Tensor]
+        self,
+        instruction: str,
+        tasks: tuple[str, ...],
+        installed: Installed,
+        vectors: Mapping[str, Tensor],
     ) -> tuple[str, ...]:
+        every = {**vectors, **{name: new.vector for name, new in installed.new_tasks.items()}}
+
         def score(texts: Sequence[str]) -> list[dict[str, float]]:
-            return [similarities(query, vectors) for query in self.scorer.embed(texts)]
+            return [similarities(query, every) for query in self.scorer.embed(texts)]
 
         return stated_order(instruction, tasks, score, self.scorer.config.threshold)
 
@@ -98,7 +124,7 @@ class Planner:
         return self._installed
 
     @torch.inference_mode()
-    def _new_tasks(self, manifests: Mapping[str, PluginManifest]) -> dict[str, Tensor]:
+    def _new_tasks(self, manifests: Mapping[str, PluginManifest]) -> dict[str, TextPrototype]:
         return {
             name: self.scorer.text_prototype(manifest.example_instructions)
             for name, manifest in manifests.items()

@@ -5,7 +5,6 @@ One job's failure fails that job alone. SIGTERM: no new claims, the job at hand 
 
 import asyncio
 import contextlib
-import io
 import logging
 import os
 import signal
@@ -14,10 +13,9 @@ import time
 import uuid
 
 import torch
-from PIL import Image
 
 from service.errors import DiffPluginError, EditFailed, QueueUnavailable
-from service.images import MEDIA_TYPES, ImageLimits, Pixels, decode
+from service.images import ImageLimits, Pixels, decode, media_type
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage
 from service.jobs import JobError, Plan, WorkerInfo
 from service.selector.planner import Planner, load_planner
@@ -57,14 +55,14 @@ class SelectorProcess:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Claim and plan until `stop` is set, then say goodbye."""
-        beating = asyncio.create_task(self._beat())
+        beating = asyncio.create_task(self._beat(stop))
         stopped = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 await self._serve_next(stopped)
         finally:
             stopped.cancel()
-            beating.cancel()
+            await asyncio.wait([beating], timeout=self._settings.heartbeat_s)
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.goodbye(self.name)
 
@@ -110,21 +108,16 @@ class SelectorProcess:
             no_op=not plan.runnable, plan=plan,
         )  # fmt: skip
 
-    async def _beat(self) -> None:
-        while True:
+    async def _beat(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():  # a cancel that arrives with Redis' answer can get lost in it
             info = WorkerInfo(
                 name=self.name, role="selector", backbone=self._settings.base, device="cpu",
                 plugins=self._planner.plugins, free_slots=1,
             )  # fmt: skip
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.heartbeat(info)
-            await asyncio.sleep(self._settings.heartbeat_s)
-
-
-def media_type(image: bytes) -> str:
-    """Of image bytes that were checked when they came in."""
-    with Image.open(io.BytesIO(image)) as opened:
-        return Image.MIME.get(opened.format or "", MEDIA_TYPES["png"])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._settings.heartbeat_s)
 
 
 def _job_error(error: Exception) -> JobError:

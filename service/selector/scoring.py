@@ -17,6 +17,9 @@ from torch.nn.functional import normalize
 
 from service.selector.text_encoder import TextEncoder
 
+NEAR_COSINE = 0.1
+LITTLE_LEFT = 0.5
+
 
 @dataclass(frozen=True)
 class ScoringConfig:
@@ -28,7 +31,15 @@ class ScoringConfig:
     text_width: int = 384
     threshold: float = 0.5  # theta of eq. 5
     visual_width: int = 0  # width of F^p; 0: VP is not trained yet
-    visual_plugins: tuple[str, ...] = field(default=())  # those VP was trained with
+    visual_plugins: dict[str, str] = field(default_factory=dict)  # VP's teachers: name, digest
+
+
+@dataclass(frozen=True, eq=False)
+class TextPrototype:
+    """v_i of a plugin that is known by examples alone, and the cosine from which it is meant."""
+
+    vector: Tensor
+    bar: float
 
 
 class Heads(nn.Module):
@@ -71,9 +82,19 @@ class Scorer(nn.Module):
         vectors = normalize(self.heads.prototypes, dim=-1)
         return dict(zip(self.config.labels, vectors, strict=False))
 
-    def text_prototype(self, examples: Sequence[str]) -> Tensor:
-        """v_i of a new plugin from sentences that ask for it."""
-        return normalize(self.embed(examples).mean(0), dim=-1)
+    def text_prototype(self, examples: Sequence[str]) -> "TextPrototype":
+        """v_i of a new plugin: the mean of the sentences that ask for it.
+
+        What it shares with a label is taken out: "remove the shadow" lies near lowlight, and
+        sentences that only ask to brighten must not find it. Unseen sentences come less close to
+        such a mean than to a learned prototype does a sentence of its label: hence its own bar,
+        halfway between theta and its examples.
+        """
+        queries = self.embed(examples)
+        vector = _apart_from(normalize(queries.mean(0), dim=-1), list(self.prototypes().values()))
+        closeness = (queries @ vector).mean().item()
+        threshold = self.config.threshold
+        return TextPrototype(vector, max(threshold, (threshold + closeness) / 2))
 
     def visual_vectors(self, prompts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """v_i = VP(max over the tokens of F^p_i) of those plugins that VP was trained with.
@@ -87,9 +108,9 @@ class Scorer(nn.Module):
         vectors = normalize(self.heads.visual(pooled), dim=-1)
         return dict(zip(names, vectors, strict=True))
 
-    def with_visual_head(self, width: int, plugins: Sequence[str]) -> "Scorer":
-        """A copy whose VP is new and untrained."""
-        config = replace(self.config, visual_width=width, visual_plugins=tuple(plugins))
+    def with_visual_head(self, width: int, plugins: Mapping[str, str]) -> "Scorer":
+        """A copy whose VP is new and untrained. plugins: digest of the weights, by name."""
+        config = replace(self.config, visual_width=width, visual_plugins=dict(plugins))
         scorer = Scorer(config, self.encoder)
         scorer.heads.load_state_dict(self.heads.state_dict(), strict=False)
         return scorer
@@ -97,7 +118,7 @@ class Scorer(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "Scorer":
         raw = json.loads((folder / "config.json").read_text())
-        for name in ("labels", "topics", "visual_plugins"):
+        for name in ("labels", "topics"):
             raw[name] = tuple(raw[name])
         scorer = cls(ScoringConfig(**raw), TextEncoder.load(folder / "text"))
         weights = load_file(folder / "heads.safetensors")
@@ -116,3 +137,13 @@ def similarities(query: Tensor, vectors: Mapping[str, Tensor]) -> dict[str, floa
     """Cosine of one q (width,) with each v_i, all of unit length."""
     scores = torch.stack(list(vectors.values())) @ query
     return dict(zip(vectors, scores.tolist(), strict=True))
+
+
+def _apart_from(vector: Tensor, labels: Sequence[Tensor]) -> Tensor:
+    """`vector` without its part in the span of the labels near to it, unless little is left."""
+    near = [label for label in labels if label @ vector > NEAR_COSINE]
+    if not near:
+        return vector
+    span = torch.linalg.qr(torch.stack(near).T)[0]  # (width, len(near)), orthonormal
+    rest = vector - span @ (span.T @ vector)
+    return normalize(rest, dim=-1) if rest.norm() > LITTLE_LEFT else vector

@@ -3,6 +3,7 @@
 It knows nothing about what is trained: a model whose forward takes a batch and returns a loss.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class LoopSettings:
     checkpoint_every: int = 500
     sheet_every: int = 1000
     mixed_precision: str = "bf16"
+    seed: int = 0
 
 
 def learning_rate(step: int, settings: LoopSettings) -> float:
@@ -44,12 +46,16 @@ def learning_rate(step: int, settings: LoopSettings) -> float:
 
 def run(
     model: Model,
-    batches: Iterable[Batch],
+    open_batches: Callable[[int], Iterable[Batch]],
     settings: LoopSettings,
     run_dir: Path,
     draw_sheet: Callable[[Model, Path], None],
 ) -> None:
-    """Train `model` in place, resuming from run_dir/checkpoint.pt; it ends with the EMA weights."""
+    """Train `model` in place, resuming from run_dir/checkpoint.pt; it ends with the EMA weights.
+
+    `open_batches(n)` gives an endless stream that differs for every n: a resumed run and every
+    process of several see new data. Raises FloatingPointError if the loss is not finite.
+    """
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -62,20 +68,27 @@ def run(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     progress = tqdm(total=settings.steps, initial=step, desc=run_dir.name, smoothing=0.02)
     mean_loss = 0.0
-    for batch in batches:
+    stream = step * accelerator.num_processes + accelerator.process_index
+    torch.manual_seed(settings.seed + stream)
+    for batch in open_batches(stream):
         if step >= settings.steps:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         with accelerator.autocast():
             loss = prepared(*(part.to(accelerator.device) for part in batch))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} at step {step}: lower the learning rate and resume from "
+                f"{checkpoint}"
+            )
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(params, settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(model, step)
         step += 1
-        value = float(loss.detach())
         mean_loss = value if mean_loss == 0 else 0.99 * mean_loss + 0.01 * value
         progress.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
         progress.update()

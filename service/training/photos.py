@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from service.training.degradations import Image, Pair, make_pair
+from service.training.degradations import REMOVAL, Image, Pair, make_pair
 
+# Tasks whose input may be clean already: all that remove something but the colour of a photo.
+TARGET_IS_CLEAN = set(REMOVAL) - {"colorize"}
+PRIORS = ("lowlight", "dehaze", "colorize")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
@@ -44,10 +47,15 @@ def read_photos(paths: list[Path]) -> list[NDArray[np.uint8]]:
 
 @dataclass(frozen=True)
 class CropSettings:
-    """size: crop side in pixels. clean_share: share of removal pairs whose input is the target."""
+    """size: crop side in pixels. The shares are of removal pairs.
+
+    clean_share: input and target are the clean photo, so that a plugin leaves such photos alone.
+    prior_share: the photo was dark, hazy or grey before, and must stay so: one task does one thing.
+    """
 
     size: int = 128
     clean_share: float = 0.06
+    prior_share: float = 0.12
 
 
 class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
@@ -62,7 +70,7 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
         photos: list[NDArray[np.uint8]],
         tasks: dict[str, float],
         crop: CropSettings,
-        seed: int,
+        seed: tuple[int, ...],
     ) -> None:
         self.photos, self.crop, self.seed = photos, crop, seed
         self.tasks = list(tasks)
@@ -71,7 +79,7 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         info = get_worker_info()
-        rng = np.random.default_rng([self.seed, info.id if info else 0])
+        rng = np.random.default_rng([*self.seed, info.id if info else 0])
         while True:
             index = int(rng.choice(len(self.tasks), p=self.weights))
             pair = self._pair(self.tasks[index], rng)
@@ -80,11 +88,15 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
     def _pair(self, task: str, rng: np.random.Generator) -> Pair:
         photo = self.photos[rng.integers(len(self.photos))]
         clean, scale = random_crop(photo, self.crop.size, rng)
-        pair = make_pair(task, clean, rng, scale)
-        is_removal = pair.target is clean
-        if is_removal and task != "colorize" and rng.random() < self.crop.clean_share:
+        if task not in TARGET_IS_CLEAN:
+            return make_pair(task, clean, rng, scale)
+        draw = rng.random()
+        if draw < self.crop.clean_share:
             return Pair(clean, clean)
-        return pair
+        if draw < self.crop.clean_share + self.crop.prior_share:
+            prior = rng.choice([name for name in PRIORS if name != task])
+            clean = make_pair(str(prior), clean, rng, scale).input
+        return make_pair(task, clean, rng, scale)
 
 
 def random_crop(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
+from service.engine.sampling import NoiseSchedule, SamplerState, update
 from service.models.codec import PatchCodec
 from service.models.denoiser import denoise
 from service.models.scb import SCB
@@ -44,8 +45,9 @@ class Restorer(nn.Module):
 
     def forward(self, images: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
         """images, targets (B, 3, H, W) in [-1, 1], tasks (B,) -> scalar loss (paper eq. 3)."""
-        cond = self.codec.encode(images).latent_dist.mode()
-        z0 = self.codec.encode(targets).latent_dist.mode()
+        with torch.autocast(images.device.type, enabled=False):  # half precision would round them
+            cond = self.codec.encode(images).latent_dist.mode()
+            z0 = self.codec.encode(targets).latent_dist.mode()
         last = len(self.alphas_cumprod) - 1
         timesteps = sample_timesteps(len(images), last, images.device)
         z = bridge_latents(z0, cond, timesteps, self.alphas_cumprod)
@@ -67,17 +69,17 @@ class Restorer(nn.Module):
 
     @torch.no_grad()
     def restore(self, images: Tensor, tasks: Tensor, steps: int, seed: int = 0) -> Tensor:
-        """Sample `steps` DDIM steps from the noised condition; images (B, 3, H, W) in [-1, 1]."""
+        """What the engine does: `steps` steps from the noised condition; images in [-1, 1]."""
         cond = self.codec.encode(images).latent_dist.mode()
         tokens = self.tokens(images, tasks)
-        self.scheduler.set_timesteps(steps, device=images.device)
+        table = NoiseSchedule.from_config(dict(self.scheduler.config)).table(steps)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(cond.shape, generator=generator).to(cond)
-        z = self.scheduler.add_noise(cond, noise, self.scheduler.timesteps[:1])
-        for t in self.scheduler.timesteps:
-            rows = t.repeat(len(images))
-            scb = self.scb(cond, rows, tokens)
-            out = denoise(self.unet, z, rows, tokens, scb.residuals, scb.skip)
-            z = self.scheduler.step(out.float(), t, z).prev_sample
-        restored: Tensor = self.codec.decode(z).sample.clamp(-1, 1)
+        state = SamplerState.start(table.add_noise(cond, noise))
+        for t, row in zip(table.timesteps, table.rows, strict=True):
+            timesteps = t.repeat(len(images)).to(images.device)
+            scb = self.scb(cond, timesteps, tokens)
+            output = denoise(self.unet, state.x, timesteps, tokens, scb.residuals, scb.skip)
+            state = update(state, output, row.repeat(len(images), 1))
+        restored: Tensor = self.codec.decode(state.x).sample.clamp(-1, 1)
         return restored

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from service.models.backbone import channels_last
@@ -60,15 +61,19 @@ def train_base(recipe: BaseRecipe) -> Restorer:
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
     crop = CropSettings(size=recipe.size)
-    loader = DataLoader(
-        PairDataset(photos, TASK_WEIGHTS, crop, recipe.seed),
-        batch_size=recipe.batch_size,
-        num_workers=recipe.num_workers,
-    )
+
+    def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+        dataset = PairDataset(photos, TASK_WEIGHTS, crop, (recipe.seed, stream))
+        return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+
     settings = loop.LoopSettings(
-        recipe.steps, recipe.lr, recipe.warmup, mixed_precision=recipe.mixed_precision
+        recipe.steps,
+        recipe.lr,
+        recipe.warmup,
+        mixed_precision=recipe.mixed_precision,
+        seed=recipe.seed,
     )
-    loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
+    loop.run(model, open_batches, settings, recipe.run_dir, sheet.draw)
     return model
 
 

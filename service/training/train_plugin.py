@@ -58,22 +58,26 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     """Train or resume, then write the plugin into the store; returns its manifest."""
     torch.manual_seed(recipe.seed)
     paths = find_photos(recipe.images, recipe.pattern)
-    dataset = PairDataset(
-        read_photos(paths),
-        {recipe.degradation_name: 1.0},
-        CropSettings(size=recipe.size),
-        recipe.seed + 1,
-    )
+    photos = read_photos(paths)
     model = build_model(recipe)
     held_out = find_photos(recipe.held_out, recipe.pattern) if recipe.held_out else paths
     sheet = SampleSheet(held_out, [recipe.degradation_name], recipe.sheet_size, num_photos=8)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
-    loader = DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+    tasks, crop = {recipe.degradation_name: 1.0}, CropSettings(size=recipe.size)
+
+    def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+        dataset = PairDataset(photos, tasks, crop, (recipe.seed, stream))
+        return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+
     settings = loop.LoopSettings(
-        recipe.steps, recipe.lr, recipe.warmup, mixed_precision=recipe.mixed_precision
+        recipe.steps,
+        recipe.lr,
+        recipe.warmup,
+        mixed_precision=recipe.mixed_precision,
+        seed=recipe.seed,
     )
-    loop.run(model, loader, settings, recipe.run_dir, sheet.draw)
+    loop.run(model, open_batches, settings, recipe.run_dir, sheet.draw)
     return save(model, recipe, len(paths))
 
 

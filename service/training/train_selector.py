@@ -1,19 +1,15 @@
-"""Train the Plugin-Selector: text encoder, TP and prototypes, then VP from TPB features.
-
-The text phase needs no images; the VP phase needs no sentences.
-"""
+"""Train the text side of the Plugin-Selector: encoder, TP and prototypes. It needs no images."""
 
 import itertools
-import json
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from tqdm import tqdm
 
 from service.selector.scoring import Scorer, ScoringConfig
@@ -38,6 +34,7 @@ class SelectorRecipe:
     contrastive_weight: float = 0.2
     temperature: float = 0.07  # tau of eq. 6
     num_pieces: int = 8000
+    num_texts: int = 40_000  # sentences whose word pieces are counted
     num_layers: int = 6
     seed: int = 0
     max_minutes: float = 60.0
@@ -93,7 +90,7 @@ def train_selector(
 
 def new_scorer(source: Path, recipe: SelectorRecipe) -> Scorer:
     """A pruned encoder with fresh heads for the twelve labels and every topic of the corpus."""
-    texts = (sample.text for sample in itertools.islice(samples(recipe.seed + 1), 40_000))
+    texts = (sample.text for sample in itertools.islice(samples(recipe.seed + 1), recipe.num_texts))
     encoder = pruned_encoder(source, texts, recipe.num_pieces, recipe.num_layers)
     return Scorer(ScoringConfig(CANONICAL, topics(), text_width=encoder.width), encoder)
 
@@ -139,7 +136,7 @@ def _fit(scorer: Scorer, loss_of: SelectorLoss, recipe: SelectorRecipe) -> float
         for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
             group["lr"] = lr * factor
         loss = _loss(scorer, loss_of, batch)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -189,50 +186,3 @@ def _batches(recipe: SelectorRecipe) -> Iterator[list[Sample]]:
         ]
         rng.shuffle(batches)
         yield from batches
-
-
-def train_visual_head(
-    folder: Path, features: Mapping[str, Tensor], steps: int = 600, seed: int = 0
-) -> dict[str, float]:
-    """VP phase: align VP(pooled F^p) of each plugin with the prototype of its label (eq. 6).
-
-    features: per plugin, F^p max-pooled over tokens, of many images: (num_images, D). The text side
-    stays as it is, so that sentences keep their scores.
-    """
-    torch.manual_seed(seed)
-    scorer = Scorer.load(folder)
-    names = [name for name in features if name in scorer.config.labels]
-    scorer = scorer.with_visual_head(next(iter(features.values())).shape[-1], names)
-    assert scorer.heads.visual is not None
-    prototypes = scorer.prototypes()
-    targets_of = torch.stack([prototypes[name] for name in scorer.config.labels]).detach()
-    optimizer = torch.optim.AdamW(scorer.heads.visual.parameters(), lr=2e-3, weight_decay=0.01)
-    for _ in range(steps):
-        vectors, labels = _visual_batch(scorer, features, names)
-        cosine = vectors @ targets_of.T
-        loss = cross_entropy(cosine / 0.07, labels)
-        loss = loss + (1 - cosine[torch.arange(len(labels)), labels]).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    scorer.eval().save(folder)
-    with torch.inference_mode():
-        vectors, labels = _visual_batch(scorer, features, names)
-        cosine = vectors @ targets_of.T
-    right = (cosine.argmax(1) == labels).float().mean().item()
-    own = cosine[torch.arange(len(labels)), labels].mean().item()
-    return {"accuracy": right, "cosine": own}
-
-
-def _visual_batch(
-    scorer: Scorer, features: Mapping[str, Tensor], names: list[str], per_plugin: int = 16
-) -> tuple[Tensor, Tensor]:
-    assert scorer.heads.visual is not None
-    rows = [features[name][torch.randint(len(features[name]), (per_plugin,))] for name in names]
-    labels = [scorer.config.labels.index(name) for name in names for _ in range(per_plugin)]
-    vectors = normalize(scorer.heads.visual(torch.cat(rows).float()), dim=-1)
-    return vectors, torch.tensor(labels)
-
-
-def write_metrics(path: Path, metrics: Mapping[str, float]) -> None:
-    path.write_text(json.dumps(dict(metrics), indent=2) + "\n")

@@ -29,9 +29,12 @@ SIDE_TOPICS = (
     "assist", "deeds", "deeds", "insert", "recolor", "swap", "person", "style", "crop",
     "question", "remove", "rotate", "media",
 )  # fmt: skip
-OFTEN = ("assist", "assist", "insert", "swap", "question", "deeds", "trivia", "trivia")
+OFTEN = (
+    "assist", "assist", "insert", "swap", "question", "deeds", "deeds", "trivia", "trivia",
+    "defocus", "defocus", "darken", "grayscale", "addhaze", "damage", "remove", "person",
+)  # fmt: skip
 LISTS = ("colors", "verbs")  # lists of the bank that are no topics
-TYPO_SHARE = 0.2
+TYPO_SHARE = 0.35
 SWAPS = (("derain", "snow"), ("desnow", "rain"), ("dehaze", "snow"), ("dehaze", "rain"))
 
 

@@ -29,7 +29,7 @@ def misspell(word: str, rng: random.Random) -> str:
     if len(word) < 3:
         return word
     at = rng.randrange(0 if rng.random() < 0.1 else 1, len(word))
-    kind = rng.randrange(6)
+    kind = rng.choice([0, 0, 0, 1, 1, 2, 3, 4, 5])
     if kind == 0 and at < len(word) - 1:
         return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     if kind == 1:
@@ -58,7 +58,7 @@ def misheard(word: str, rng: random.Random) -> str:
 
 def mistype(text: str, rng: random.Random) -> str:
     """`text` as typed in a hurry: slips in a third to all of its words."""
-    rate = rng.choice([0.12, 0.2, 0.3, 0.45])
+    rate = rng.choice([0.12, 0.2, 0.3, 0.45, 0.6])
     words = []
     for word in text.split():
         if word.lower() in SHORT and rng.random() < 0.4:

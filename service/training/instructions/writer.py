@@ -25,7 +25,10 @@ class Writer:
         self.about = self._new_subject() if keeps_subject else None
 
     def thing(self) -> str:
-        words = self.bank.words if self.rng.random() < 0.35 else self.bank.subjects["things"]
+        pick = self.rng.random()
+        if pick < 0.05:  # a task's word in an object's name asks for nothing
+            return self.rng.choice(self.bank.subjects["decoys"])
+        words = self.bank.words if pick < 0.38 else self.bank.subjects["things"]
         return self.rng.choice(words)
 
     def subject(self) -> str:
