@@ -4,12 +4,15 @@ The api reads manifests to check names and to list plugins; the models read them
 """
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import UnknownPlugin
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 
@@ -54,9 +57,14 @@ def read_manifest(folder: Path) -> PluginManifest:
 
 
 def installed_plugins(store: Path, base: str) -> dict[str, PluginManifest]:
-    """Manifests of every plugin of `base`, by name, sorted."""
-    folders = sorted(path.parent for path in (store / base / "plugins").glob("*/manifest.json"))
-    return {folder.name: read_manifest(folder) for folder in folders}
+    """Manifests of every plugin of `base`, sorted by name; a malformed one is logged, not listed."""
+    manifests = {}
+    for path in sorted((store / base / "plugins").glob("*/manifest.json")):
+        try:
+            manifests[path.parent.name] = read_manifest(path.parent)
+        except UnknownPlugin as error:
+            log.warning("a plugin is left out: %s", error)
+    return manifests
 
 
 def weights_digest(folder: Path) -> str:

@@ -11,7 +11,7 @@ import torch
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
 from service.models.plugin_store import PluginStore
-from service.plugin_manifest import WEIGHTS, plugin_folder
+from service.plugin_manifest import WEIGHTS, installed_plugins, plugin_folder
 from tests import tiny_latent_base
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
 
@@ -156,3 +156,18 @@ def test_a_manifest_that_is_not_json_is_refused(root: Path, store: PluginStore) 
     (plugin_folder(root, BASE, "derain") / "manifest.json").write_text("{")
     with pytest.raises(UnknownPlugin, match="malformed"):
         store.get("derain")
+
+
+def test_a_broken_plugin_is_left_out_and_the_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tiny_base(tmp_path)
+    for seed, name in enumerate(("derain", "desnow", "dehaze"), start=1):
+        write_tiny_plugin(tmp_path, name, seed)
+    (plugin_folder(tmp_path, BASE, "desnow") / "manifest.json").write_text("{}")
+    (plugin_folder(tmp_path, BASE, "dehaze") / WEIGHTS).unlink()
+    assert list(installed_plugins(tmp_path, BASE)) == ["dehaze", "derain"]
+    plugins = PluginStore(tmp_path, Backbone.load(tmp_path / BASE))
+    plugins.load_all()
+    assert plugins.resident == ("derain",)
+    assert "desnow" in caplog.text and "dehaze is not served" in caplog.text

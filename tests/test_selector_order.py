@@ -25,6 +25,9 @@ def score_by_word(texts: Sequence[str]) -> list[Mapping[str, float]]:
         "(a) remove the rain, (b) sharpen",
         "1. remove the rain 2. sharpen",
         "sharpen last, rain removal first",
+        "sharpen it at the very end, and remove the rain",
+        "sharpen it, but the rain goes first",
+        "follow the rain removal with sharpening",
         "finish by sharpening it, but start with the rain",
         "Sharpen it. Before that, take the rain away.",
         "rain removal, followed by sharpening",
@@ -41,6 +44,12 @@ def test_a_stated_order_wins(text: str) -> None:
 
 def test_three_tasks_in_a_row() -> None:
     text = "Start with the haze, continue with the rain, and at the end brighten it."
+    tasks = ("derain", "dehaze", "lowlight")
+    assert stated_order(text, tasks, score_by_word, 0.5) == ("dehaze", "derain", "lowlight")
+
+
+def test_ordinals_count() -> None:
+    text = "brighten third, haze first, rain second"
     tasks = ("derain", "dehaze", "lowlight")
     assert stated_order(text, tasks, score_by_word, 0.5) == ("dehaze", "derain", "lowlight")
 

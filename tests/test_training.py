@@ -48,6 +48,8 @@ def base_recipe(photos: Path, tmp_path: Path) -> BaseRecipe:
         steps=20,
         batch_size=8,
         size=32,
+        final_size=48,
+        final_batch_size=4,
         lr=6e-4,
         warmup=5,
         channels=(32, 32),

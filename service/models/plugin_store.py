@@ -1,11 +1,15 @@
 """PluginStore: the plugins of one base on disk, loaded once and kept resident."""
 
+import logging
 from collections import OrderedDict
 from pathlib import Path
 
+from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
 from service.models.plugin import Plugin
 from service.plugin_manifest import installed_plugins, plugin_folder, read_manifest
+
+log = logging.getLogger(__name__)
 
 
 class PluginStore:
@@ -22,7 +26,10 @@ class PluginStore:
     def load_all(self) -> None:
         """Load every installed plugin that fits, so that no request waits for a file."""
         for name in list(installed_plugins(self._root, self._backbone.name))[: self._max_resident]:
-            self.get(name)
+            try:
+                self.get(name)
+            except UnknownPlugin as error:
+                log.warning("plugin %s is not served: %s", name, error)
 
     def get(self, name: str) -> Plugin:
         """The plugin, loaded if it is new or changed on disk; UnknownPlugin if it is not there.

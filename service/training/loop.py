@@ -50,11 +50,13 @@ def run(
     settings: LoopSettings,
     run_dir: Path,
     draw_sheet: Callable[[Model, Path], None],
+    stop_at: int | None = None,
 ) -> None:
     """Train `model` in place, resuming from run_dir/checkpoint.pt; it ends with the EMA weights.
 
     `open_batches(n)` gives an endless stream that differs for every n: a resumed run and every
-    process of several see new data. Raises FloatingPointError if the loss is not finite.
+    process of several see new data. `stop_at` ends this run before the schedule does, for another
+    to go on with other data. Raises FloatingPointError if the loss is not finite.
     """
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
     params = [p for p in model.parameters() if p.requires_grad]
@@ -66,12 +68,13 @@ def run(
     checkpoint = run_dir / "checkpoint.pt"
     step = _resume(checkpoint, model, optimizer, ema)
     prepared, optimizer = accelerator.prepare(model, optimizer)
+    last_step = settings.steps if stop_at is None else min(stop_at, settings.steps)
     progress = tqdm(total=settings.steps, initial=step, desc=run_dir.name, smoothing=0.02)
     mean_loss = 0.0
     stream = step * accelerator.num_processes + accelerator.process_index
     torch.manual_seed(settings.seed + stream)
     for batch in open_batches(stream):
-        if step >= settings.steps:
+        if step >= last_step:
             break
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -93,7 +96,7 @@ def run(
         progress.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
         progress.update()
         is_main = accelerator.is_main_process
-        if is_main and (step % settings.checkpoint_every == 0 or step == settings.steps):
+        if is_main and (step % settings.checkpoint_every == 0 or step == last_step):
             _save(checkpoint, model, optimizer, ema, step)
         if is_main and step % settings.sheet_every == 0:
             _draw(draw_sheet, model, ema, run_dir / f"sheet_{step:06d}.png")

@@ -1,10 +1,13 @@
 """`diffplugin train base`: UNet, image encoder and plugin starts, jointly on every degradation."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,7 +27,11 @@ TASK_WEIGHTS = {task: 1.0 for task in TASKS} | {
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """What is trained on what, for how long."""
+    """What is trained on what, for how long.
+
+    While the learning rate falls, crops have final_size: photos are served whole, so the networks
+    must have seen more than small crops.
+    """
 
     images: Path
     run_dir: Path
@@ -32,6 +39,8 @@ class BaseRecipe:
     steps: int = 20_000
     batch_size: int = 8
     size: int = 128
+    final_batch_size: int = 4
+    final_size: int = 192
     lr: float = 8e-4
     warmup: int = 200
     channels: tuple[int, ...] = (128, 192)
@@ -60,12 +69,6 @@ def train_base(recipe: BaseRecipe) -> Restorer:
     sheet = SampleSheet(held_out, list(TASKS), recipe.sheet_size)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
-    crop = CropSettings(size=recipe.size)
-
-    def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
-        dataset = PairDataset(photos, TASK_WEIGHTS, crop, (recipe.seed, stream))
-        return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
-
     settings = loop.LoopSettings(
         recipe.steps,
         recipe.lr,
@@ -73,8 +76,24 @@ def train_base(recipe: BaseRecipe) -> Restorer:
         mixed_precision=recipe.mixed_precision,
         seed=recipe.seed,
     )
-    loop.run(model, open_batches, settings, recipe.run_dir, sheet.draw)
+    fall = round(recipe.steps * (1 - settings.decay_share))
+    for size, batch_size, stop_at in (
+        (recipe.size, recipe.batch_size, fall),
+        (recipe.final_size, recipe.final_batch_size, recipe.steps),
+    ):
+        open_batches = _opener(photos, recipe, CropSettings(size=size), batch_size)
+        loop.run(model, open_batches, settings, recipe.run_dir, sheet.draw, stop_at)
     return model
+
+
+def _opener(
+    photos: list[NDArray[np.uint8]], recipe: BaseRecipe, crop: CropSettings, batch_size: int
+) -> Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]:
+    def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+        dataset = PairDataset(photos, TASK_WEIGHTS, crop, (recipe.seed, stream))
+        return DataLoader(dataset, batch_size, num_workers=recipe.num_workers)
+
+    return open_batches
 
 
 def save_base(model: Restorer, folder: Path) -> None:
