@@ -220,8 +220,12 @@ async def test_a_worker_that_lost_its_job_drops_the_row_and_changes_nothing(
     async with running(make_worker(queue, engine)):
         await until(lambda: engine.has_work)
         # As if this worker had been frozen: the entry changes hands behind its back.
-        [entry] = await queue.redis.xpending_range("test:stream:run", "diffplugin", "-", "+", 1)
-        await queue.redis.xclaim("test:stream:run", "diffplugin", "thief", 0, [entry["message_id"]])
+        [entry] = await queue.redis.xpending_range(
+            "test:stream:run:normal", "diffplugin", "-", "+", 1
+        )
+        await queue.redis.xclaim(
+            "test:stream:run:normal", "diffplugin", "thief", 0, [entry["message_id"]]
+        )
         await until(lambda: not engine.has_work)
         job = await queue.get(job_id)
     assert job.status is JobStatus.RUNNING
