@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loadtests.chaos import Load, run_chaos, settings_of, write_store
 from loadtests.fleet import Fleet
 from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
@@ -140,3 +141,14 @@ async def test_a_job_goes_on_at_the_task_that_was_interrupted(
     with Image.open(io.BytesIO(await queue.result_of(job_id))) as result:
         np.testing.assert_array_equal(np.asarray(result), alone)
     await queue.close()
+
+
+async def test_no_job_is_lost_doubled_or_stuck_while_workers_are_killed(
+    redis_url: str, tmp_path: Path
+) -> None:
+    load = Load(num_jobs=200, seconds=15.0, kill_every_s=3.0, timeout_s=TIMEOUT_S, lease_s=1.0)
+    write_store(tmp_path)
+    report = await run_chaos(load, settings_of(load, redis_url, tmp_path))
+    assert report.is_good, report
+    assert report.succeeded + report.failed == report.jobs == 200
+    assert report.kills >= 4 and report.retried > 0, report

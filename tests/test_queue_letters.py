@@ -1,5 +1,6 @@
 """Dead letters on a real Redis, through the queue and through the command line."""
 
+import asyncio
 import json
 import sys
 import time
@@ -114,7 +115,6 @@ def dead_job(redis_url: str, queue_settings: QueueSettings) -> str:
 
 def _in_loop(url: str, settings: QueueSettings, work):  # type: ignore[no-untyped-def]
     """The commands run a loop of their own, so these tests are not coroutines."""
-    import asyncio
 
     async def with_queue():  # type: ignore[no-untyped-def]
         queue = JobQueue.connect(url, settings)
