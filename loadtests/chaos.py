@@ -31,6 +31,7 @@ from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
 
 PLUGINS = ("derain", "desnow", "dehaze")
 SIDES = ((24, 24), (32, 48), (48, 32))
+MAX_STEPS = 24
 POLL_S = 0.25
 
 
@@ -97,7 +98,10 @@ def random_job(rng: random.Random, timeout_s: float) -> tuple[Job, bytes]:
     pixels = np.frombuffer(rng.randbytes(height * width * 3), np.uint8).reshape(height, width, 3)
     plan = Plan(tasks=tuple(PlannedTask(plugin=name) for name in names), source="request")
     request = EditRequest(
-        plugins=names, priority=rng.choice(list(Priority)), seed=rng.randrange(2**32)
+        plugins=names,
+        priority=rng.choice(list(Priority)),
+        steps=rng.randint(4, MAX_STEPS),
+        seed=rng.randrange(2**32),
     )
     job = Job(request=request, plan=plan, deadline_at=time.time() + 2 * timeout_s)
     return job, encode(pixels, "png")

@@ -4,7 +4,7 @@ import asyncio
 import io
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,10 @@ def settings(redis_url: str) -> Settings:
 
 
 @pytest.fixture
-def queue(settings: Settings) -> JobQueue:
-    return JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+async def queue(settings: Settings) -> AsyncIterator[JobQueue]:
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+    yield queue
+    await queue.close()
 
 
 async def submit(
@@ -82,7 +84,6 @@ async def test_a_job_that_ends_its_workers_is_given_up_and_costs_nobody_else(
     assert (await queue.get(bad_id)).status is JobStatus.FAILED
     [letter] = await DeadLetters(queue).all()
     assert (letter.job, letter.attempts) == (bad_id, 3)
-    await queue.close()
 
 
 async def test_a_step_of_several_leases_is_not_stolen(queue: JobQueue, settings: Settings) -> None:
@@ -90,7 +91,6 @@ async def test_a_step_of_several_leases_is_not_stolen(queue: JobQueue, settings:
     with Fleet(settings, 2, serve_scripted):
         job = await queue.wait(await submit(queue, SLOW), TIMEOUT_S)
     assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
-    await queue.close()
 
 
 async def test_a_frozen_worker_changes_nothing_when_it_wakes(
@@ -112,7 +112,6 @@ async def test_a_frozen_worker_changes_nothing_when_it_wakes(
         mark = mark_of(fleet.process_of(ended.worker).pid)
     assert await queue.get(job_id) == ended
     assert await mark_on(queue, job_id) == mark
-    await queue.close()
 
 
 async def test_a_job_goes_on_at_the_task_that_was_interrupted(
@@ -140,7 +139,6 @@ async def test_a_job_goes_on_at_the_task_that_was_interrupted(
         alone = next((u.pixels for u in engine.step() if isinstance(u, EditDone)), None)
     with Image.open(io.BytesIO(await queue.result_of(job_id))) as result:
         np.testing.assert_array_equal(np.asarray(result), alone)
-    await queue.close()
 
 
 async def test_no_job_is_lost_doubled_or_stuck_while_workers_are_killed(
