@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve all install format lint types protos clean
+.PHONY: demo test serve all install format lint types protos chaos clean
 .DEFAULT_GOAL := all
 
 all: lint types test
@@ -38,6 +38,10 @@ types: $(STAMP)
 
 protos: $(STAMP)
 	scripts/generate_protos $(BIN)/python
+
+# Kills worker processes for two minutes while 1,000 jobs run; prints its figures as JSON.
+chaos: $(STAMP)
+	$(BIN)/python -m loadtests.chaos
 
 clean:
 	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache

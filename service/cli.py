@@ -12,6 +12,7 @@ from typing import Annotated, cast, get_args
 import typer
 
 from service import errors
+from service.cli_jobs import jobs_app, workers
 from service.cli_plugins import plugins_app
 from service.cli_settings import check_installed, read_settings, read_store_settings
 from service.cli_training import evaluate_app, train_app
@@ -27,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(jobs_app, name="jobs")
+app.command("workers")(workers)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

@@ -34,6 +34,14 @@ class JobStatus(StrEnum):
 _FINAL = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.EXPIRED}
 
 
+class Priority(StrEnum):
+    """The class that a job waits in, best first; waiting raises a job, so none is starved."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class PlannedTask(Record):
     """One plugin to run. `score` is the selector's cosine, None if the request named the plugin."""
 
@@ -65,6 +73,7 @@ class EditRequest(Record):
     steps: int | None = None  # denoising steps per task; None: the plugin's default
     seed: int = 0
     output_format: Literal["png", "jpeg", "webp"] = "png"
+    priority: Priority = Priority.NORMAL
     plan_only: bool = False  # the selector ends the job with its plan; there is no result
 
 

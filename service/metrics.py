@@ -43,7 +43,10 @@ class ApiMetrics:
         )
         self.queue_up = Gauge("diffplugin_queue_up", "1 if Redis answers.", registry=self.registry)
         self.queue_depth = Gauge(
-            "diffplugin_queue_depth", "Jobs that wait, by stage.", ["stage"], registry=self.registry
+            "diffplugin_queue_depth",
+            "Jobs that wait, by stage and priority.",
+            ["stage", "priority"],
+            registry=self.registry,
         )
         self.queue_running = Gauge(
             "diffplugin_queue_running", "Claimed jobs by stage.", ["stage"], registry=self.registry
@@ -56,16 +59,20 @@ class ApiMetrics:
 
     def see_queue(
         self,
-        waiting: Mapping[str, int],
+        waiting: Mapping[tuple[str, str], int],
         running: Mapping[str, int],
         workers: Iterable[WorkerInfo],
         published: Mapping[str, str],
     ) -> None:
-        """Take over what Redis says at this scrape; `published` is read_published()'s."""
+        """Take over what Redis says at this scrape: waiting jobs by stage and priority.
+
+        `published` is read_published()'s.
+        """
         self.queue_up.set(1)
-        for gauge, jobs in ((self.queue_depth, waiting), (self.queue_running, running)):
-            for stage, num_jobs in jobs.items():
-                gauge.labels(stage).set(num_jobs)
+        for labels, num_jobs in waiting.items():
+            self.queue_depth.labels(*labels).set(num_jobs)
+        for stage, num_jobs in running.items():
+            self.queue_running.labels(stage).set(num_jobs)
         roles = [info.role for info in workers]
         for role in ("worker", "selector"):
             self.workers.labels(role).set(roles.count(role))

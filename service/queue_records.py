@@ -4,9 +4,9 @@ A job is a hash with one JSON text per field of Job, so that a script can change
 without parsing the others.
 """
 
-import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Self
@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import pydantic_core
 
 from service.errors import DeadlineExceeded, DiffPluginError, EditFailed, JobCanceled, leaves
-from service.jobs import Job, JobError, JobStatus, Plan, Progress, Record
+from service.jobs import Job, JobError, JobStatus, Plan, Priority, Progress, Record
 from service.settings import Settings
 
 STATUS_OF_ERROR = {
@@ -41,6 +41,7 @@ class QueueSettings:
     max_depth: int = 256
     result_ttl_s: int = 3600
     heartbeat_s: float = 2.0
+    ageing_s: float = 30.0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -51,7 +52,16 @@ class QueueSettings:
             max_depth=settings.max_queue_depth,
             result_ttl_s=settings.result_ttl_s,
             heartbeat_s=settings.heartbeat_s,
+            ageing_s=settings.priority_ageing_s,
         )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a former attempt finished: `num_tasks` of the plan, and the picture after them."""
+
+    num_tasks: int
+    picture: bytes
 
 
 # Compared by identity: a job holds a dict and cannot be hashed.
@@ -65,12 +75,24 @@ class Claim:
     delivery: int
     job: Job
     image: bytes
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True)
+class OnceKey:
+    """An idempotency key, and the digest of the whole request that it came with."""
+
+    name: str
+    digest: str
 
 
 @dataclass(frozen=True)
 class StageDepth:
+    """Jobs of one stage; those that wait also by priority."""
+
     waiting: int
     running: int
+    waiting_by_priority: Mapping[Priority, int]
 
 
 class Event(Record):
@@ -84,6 +106,37 @@ class Event(Record):
     no_op: bool = False
     attempt: int = 0
     at: float
+
+
+class DeadLetter(Record):
+    """What is kept of a job that was delivered too often without an end."""
+
+    job: str
+    stage: Stage
+    reason: str
+    last_error: str
+    worker: str | None  # the last one
+    attempts: int
+    at: float
+
+    @classmethod
+    def of(cls, claim: Claim) -> Self:
+        attempts, done = claim.delivery - 1, claim.job.progress
+        where = (
+            f"task {done.task} of {done.num_tasks} ({done.plugin}), after step {done.step}"
+            f" of {done.num_steps}"
+            if done
+            else "before its first step"
+        )
+        return cls(
+            job=claim.job.id,
+            stage=claim.stage,
+            reason=f"given up after {attempts} attempts: each worker that took it was lost",
+            last_error=f"the worker was lost in {where}" if done else f"lost {where}",
+            worker=claim.job.worker,
+            attempts=attempts,
+            at=time.time(),
+        )
 
 
 def error_of(error: JobError) -> DiffPluginError:
@@ -124,19 +177,6 @@ def event_of(job: Job, kind: EventKind) -> str:
         at=time.time(),
     )
     return event.model_dump_json()
-
-
-def dead_letter(claim: Claim, reason: str) -> str:
-    """JSON of what is kept of a job that was delivered too often."""
-    letter = {
-        "job": claim.job.id,
-        "stage": claim.stage,
-        "reason": reason,
-        "worker": claim.job.worker,  # the last one
-        "attempts": claim.delivery - 1,
-        "at": time.time(),
-    }
-    return json.dumps(letter)
 
 
 def changed(job: Job, **changes: Any) -> Job:

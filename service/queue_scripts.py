@@ -41,9 +41,10 @@ local function now_ms()
 end
 """
 
-# Extra KEYS: the other stage's stream, recent finish times.
-# ARGV from 4: group, job id, image, most waiting jobs, fields.
-# -> {} if admitted, else {waiting, now, newest finish, oldest finish, number of finishes}, in ms.
+# Extra KEYS: recent finish times, idempotency key, the other streams.
+# ARGV from 4: group, job id, image, most waiting jobs, digest ('' without idempotency key), fields.
+# -> {} if admitted, {job id} of an earlier job with the same key and digest, {''} if the digest is
+# another, else {waiting, now, newest finish, oldest finish, number of finishes}, in ms.
 SUBMIT = (
     _PRELUDE
     + """
@@ -53,15 +54,27 @@ local function num_waiting(stream)
 end
 -- A client that lost the answer may send the same job again.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
-local waiting = num_waiting(KEYS[4]) + num_waiting(KEYS[5])
+if ARGV[8] ~= '' then
+  local known = redis.call('HMGET', KEYS[6], 'digest', 'job', 'key')
+  -- A job that was forgotten binds nobody.
+  if known[1] and redis.call('EXISTS', known[3]) == 1 then
+    return {known[1] == ARGV[8] and known[2] or ''}
+  end
+end
+local waiting = num_waiting(KEYS[4])
+for i = 7, #KEYS do waiting = waiting + num_waiting(KEYS[i]) end
 if waiting >= tonumber(ARGV[7]) then
-  local num = redis.call('LLEN', KEYS[6])
-  local newest = redis.call('LINDEX', KEYS[6], 0) or '0'
-  local oldest = redis.call('LINDEX', KEYS[6], -1) or '0'
+  local num = redis.call('LLEN', KEYS[5])
+  local newest = redis.call('LINDEX', KEYS[5], 0) or '0'
+  local oldest = redis.call('LINDEX', KEYS[5], -1) or '0'
   return {waiting, now_ms(), tonumber(newest), tonumber(oldest), num}
 end
-write(8)
+write(9)
 redis.call('SET', KEYS[3], ARGV[6])
+if ARGV[8] ~= '' then
+  redis.call('HSET', KEYS[6], 'digest', ARGV[8], 'job', ARGV[5], 'key', KEYS[1])
+  redis.call('EXPIRE', KEYS[6], ARGV[1])
+end
 redis.call('XADD', KEYS[4], '*', 'job', ARGV[5])
 keep_alive()
 return {}
@@ -79,6 +92,17 @@ if KEYS[5] then
   drop_entry()
   redis.call('XADD', KEYS[5], '*', 'job', ARGV[8])
 end
+return 1
+"""
+)
+
+# Extra KEY: checkpoint. ARGV from 8: number of tasks done, picture.
+SAVE = (
+    _PRELUDE
+    + """
+if not may_act() then return 0 end
+redis.call('HSET', KEYS[5], 'num_tasks', ARGV[8], 'picture', ARGV[9])
+redis.call('EXPIRE', KEYS[5], ARGV[1])
 return 1
 """
 )
@@ -107,7 +131,8 @@ return 1
 """
 )
 
-# Extra KEYS: result blob, recent finish times, dead letters.
+# Extra KEYS: result blob, recent finish times, dead letters, checkpoint. A dead letter keeps its
+# job and its input as long as itself.
 # ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, fields.
 FINISH = (
     _PRELUDE
@@ -115,16 +140,19 @@ FINISH = (
 if not may_act() then return 0 end
 write(11)
 drop_entry()
+redis.call('DEL', KEYS[8])
 if ARGV[8] ~= '' then redis.call('SET', KEYS[5], ARGV[8], 'EX', ARGV[1]) end
+local life_s = ARGV[1]
 if ARGV[9] ~= '' then
+  life_s = ARGV[10]
   redis.call('XADD', KEYS[7], 'MAXLEN', 10000, '*', 'letter', ARGV[9])
-  redis.call('EXPIRE', KEYS[7], ARGV[10])
-  redis.call('EXPIRE', KEYS[3], ARGV[1])
+  redis.call('EXPIRE', KEYS[7], life_s)
+  redis.call('EXPIRE', KEYS[3], life_s)
 else
   redis.call('DEL', KEYS[3])
 end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('EXPIRE', KEYS[1], life_s)
+redis.call('EXPIRE', KEYS[2], life_s)
 redis.call('LPUSH', KEYS[6], now_ms())
 redis.call('LTRIM', KEYS[6], 0, 31)
 redis.call('EXPIRE', KEYS[6], 600)
@@ -133,32 +161,96 @@ return 1
 )
 
 # End a job without a claim; its entry stays as a tombstone until a claim skips it, because
-# deleting an entry that was never delivered nulls the group's lag. Fields from ARGV[4].
+# deleting an entry that was never delivered nulls the group's lag. KEYS[4] is the checkpoint here.
+# Fields from ARGV[4].
 CLOSE = (
     _PRELUDE
     + """
 if not is_open() then return 0 end
 write(4)
-redis.call('DEL', KEYS[3])
+redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 return 1
 """
 )
 
-# KEYS: stream. ARGV: group, consumer, lease in ms, count. -> {{entry, job id, delivery}, ...}
+# Extra KEYS: dead letters. ARGV from 4: letter, job id, fields.
+# -> 1, 0 if there is no such letter, or -1 if the input is gone. The events start anew: a reader
+# stops at the first end it meets.
+REQUEUE = (
+    _PRELUDE
+    + """
+if redis.call('EXISTS', KEYS[1], KEYS[3]) < 2 then return -1 end
+if redis.call('XDEL', KEYS[5], ARGV[4]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+write(6)
+redis.call('XADD', KEYS[4], '*', 'job', ARGV[5])
+keep_alive()
+return 1
+"""
+)
+
+# KEYS: a stage's streams, best class first. ARGV: group, consumer, lease in ms, count.
+# -> {{stream, entry, job id, delivery}, ...}
 RECLAIM = """
-local found, cursor = {}, '0-0'
-repeat
-  local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], cursor,
-    'COUNT', ARGV[4] - #found)
-  cursor = reply[1]
-  for _, entry in ipairs(reply[2]) do
-    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
-    found[#found + 1] = {entry[1], entry[2][2], pending[1][4]}
+local found = {}
+for _, stream in ipairs(KEYS) do
+  local cursor = '0-0'
+  while #found < tonumber(ARGV[4]) do
+    local reply = redis.call('XAUTOCLAIM', stream, ARGV[1], ARGV[2], ARGV[3], cursor,
+      'COUNT', ARGV[4] - #found)
+    cursor = reply[1]
+    for _, entry in ipairs(reply[2]) do
+      local pending = redis.call('XPENDING', stream, ARGV[1], entry[1], entry[1], 1)
+      found[#found + 1] = {stream, entry[1], entry[2][2], pending[1][4]}
+    end
+    if cursor == '0-0' then break end
   end
-until cursor == '0-0' or #found >= tonumber(ARGV[4])
+end
 return found
+"""
+
+# KEYS: a stage's streams, best class first. ARGV: group, consumer, count, ageing in ms.
+# The entry that is next has the least arrival time plus `ageing` per class below the best, so a
+# job waits at most that much longer than a better one that came later.
+# -> {{stream, entry, job id}, ...}, and the streams' last ids
+READ = """
+local function to_map(list)
+  local map = {}
+  for i = 1, #list, 2 do map[list[i]] = list[i + 1] end
+  return map
+end
+local function arrival_of_next(stream)
+  for _, group in ipairs(redis.pcall('XINFO', 'GROUPS', stream)) do
+    local fields = to_map(group)
+    if fields.name == ARGV[1] then
+      local after = '(' .. fields['last-delivered-id']
+      local entry = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
+      return entry and tonumber(entry[1]:match('^%d+')) or math.huge
+    end
+  end
+end
+local found = {}
+while #found < tonumber(ARGV[3]) do
+  local best, least = nil, math.huge
+  for class, stream in ipairs(KEYS) do
+    local arrival = arrival_of_next(stream)
+    if not arrival then return redis.error_reply('NOGROUP of ' .. stream) end
+    local rank = arrival + (class - 1) * ARGV[4]
+    if rank < least then best, least = stream, rank end
+  end
+  if not best then break end
+  local reply = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1,
+    'STREAMS', best, '>')
+  local entry = reply[1][2][1]
+  found[#found + 1] = {best, entry[1], entry[2][2]}
+end
+local last = {}
+for i, stream in ipairs(KEYS) do
+  last[i] = to_map(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
+end
+return {found, last}
 """
 
 # KEYS: streams. ARGV: group, consumer. A consumer with pending entries stays: deleting it would

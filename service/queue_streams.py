@@ -1,7 +1,7 @@
-"""One stage of the job queue as a Redis stream: which entry is delivered to whom."""
+"""One stage of the job queue as Redis streams, one per priority: what is delivered to whom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from service import queue_scripts as scripts
 from service.errors import QueueUnavailable
+from service.jobs import Priority
 from service.queue_records import StageDepth
 
 GROUP = "diffplugin"
@@ -37,18 +38,28 @@ def outages_named() -> Iterator[None]:
 class Delivery(NamedTuple):
     """An entry given to a consumer; `number` counts how often, from 1."""
 
+    stream: str
     entry: str
     job_id: str
     number: int
 
 
-class StageStream:
-    """Leases are the group's idle times; only this class knows when they ran out."""
+class StageStreams:
+    """Leases are the groups' idle times; only this class knows when they ran out.
 
-    def __init__(self, redis: Redis, name: str, lease_s: float) -> None:
-        self.redis, self.name, self.lease_s = redis, name, lease_s
+    `names` are the streams by priority; `ageing_s` is how much longer a job of the next lower class
+    may wait than one that came later.
+    """
+
+    def __init__(
+        self, redis: Redis, names: Mapping[Priority, str], lease_s: float, ageing_s: float
+    ) -> None:
+        self.redis, self.names = redis, names
+        self.lease_s, self.ageing_s = lease_s, ageing_s
+        self._keys = [names[priority] for priority in Priority]
         self._next_reclaim_at = 0.0
         self._reclaim_script = redis.register_script(scripts.RECLAIM)
+        self._read_script = redis.register_script(scripts.READ)
 
     async def deliver(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
         """Up to `count` entries: first those whose lease ran out, then new ones."""
@@ -57,24 +68,30 @@ class StageStream:
         except exceptions.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-        await self._create_group()
+        await self._create_groups()
         return await self._deliver(consumer, count, block_s)
 
-    async def drop(self, entry: str) -> None:
+    async def drop(self, delivery: Delivery) -> None:
         """Acknowledge and delete: an acknowledged entry alone would stay in memory."""
         async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.xack(self.name, GROUP, entry)
-            pipe.xdel(self.name, entry)
+            pipe.xack(delivery.stream, GROUP, delivery.entry)
+            pipe.xdel(delivery.stream, delivery.entry)
             await pipe.execute()
 
     async def depth(self) -> StageDepth:
-        num_entries = await self.redis.xlen(self.name)
+        depths = {priority: await self._depth_of(name) for priority, name in self.names.items()}
+        waiting = {priority: num for priority, (num, _) in depths.items()}
+        return StageDepth(sum(waiting.values()), sum(n for _, n in depths.values()), waiting)
+
+    async def _depth_of(self, stream: str) -> tuple[int, int]:
+        """Waiting and claimed entries."""
+        num_entries = await self.redis.xlen(stream)
         try:
-            summary: Any = await self.redis.xpending(self.name, GROUP)
+            summary: Any = await self.redis.xpending(stream, GROUP)
         except exceptions.ResponseError:  # no consumer was ever there
-            return StageDepth(num_entries, 0)
+            return num_entries, 0
         num_claimed: int = summary["pending"]
-        return StageDepth(max(0, num_entries - num_claimed), num_claimed)
+        return max(0, num_entries - num_claimed), num_claimed
 
     async def _deliver(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
         found = await self._reclaim(consumer, count)
@@ -90,25 +107,30 @@ class StageStream:
         if now < self._next_reclaim_at:
             return []
         args: list[Any] = [GROUP, consumer, int(1000 * self.lease_s), count]
-        found: Any = await self._reclaim_script([self.name], args)
+        found: Any = await self._reclaim_script(self._keys, args)
         if len(found) < count:  # else there may be more
             self._next_reclaim_at = now + min(1.0, self.lease_s / 4)
-        return [Delivery(entry.decode(), job_id.decode(), num) for entry, job_id, num in found]
+        return [Delivery(s.decode(), e.decode(), job.decode(), num) for s, e, job, num in found]
 
     async def _read(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
-        reply: Any = await self.redis.xreadgroup(
-            GROUP, consumer, {self.name: ">"}, count=count, block=as_block(block_s)
-        )
-        entries = reply[0][1] if reply else []
-        return [Delivery(entry.decode(), fields[b"job"].decode(), 1) for entry, fields in entries]
+        """New entries, most urgent first; if there are none, waits until one comes."""
+        args: list[Any] = [GROUP, consumer, count, int(1000 * self.ageing_s)]
+        found, last_ids = await self._read_script(self._keys, args)
+        if not found and block_s > 0:
+            # Waits without taking: a blocking XREADGROUP takes up to `count` of every stream.
+            seen: dict[Any, Any] = dict(zip(self._keys, last_ids, strict=True))
+            if await self.redis.xread(seen, count=1, block=as_block(block_s)):
+                found, _ = await self._read_script(self._keys, args)
+        return [Delivery(s.decode(), e.decode(), job.decode(), 1) for s, e, job in found]
 
-    async def _create_group(self) -> None:
+    async def _create_groups(self) -> None:
         """At id 0, so that jobs queued before the first consumer are delivered too."""
-        try:
-            await self.redis.xgroup_create(self.name, GROUP, id="0", mkstream=True)
-        except exceptions.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        for name in self._keys:
+            try:
+                await self.redis.xgroup_create(name, GROUP, id="0", mkstream=True)
+            except exceptions.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
 
 
 def as_block(block_s: float) -> int | None:

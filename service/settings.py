@@ -32,6 +32,9 @@ class Settings(BaseSettings):
 
     max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
     max_batch_size: int = Field(8, description="Most rows in one UNet call.")
+    priority_ageing_s: float = Field(
+        30.0, ge=0, description="A job that waited this long is as urgent as the next class."
+    )
     lease_s: float = Field(20.0, description="A claim not renewed for this long is taken over.")
     max_deliveries: int = Field(3, description="Deliveries without an end before a job has failed.")
     heartbeat_s: float = Field(2.0, description="How often workers report; three misses: dead.")

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 import signal
 import socket
 import time
@@ -21,19 +20,19 @@ from typing import Protocol
 from service import errors, images
 from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
-from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, Update
+from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.errors import DiffPluginError, QueueUnavailable
 from service.images import ImageLimits, Pixels
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage, error_of
-from service.jobs import JobError, JobStatus, Plan, Timings, WorkerInfo
+from service.jobs import JobError, JobStatus, WorkerInfo
 from service.metrics import EngineMetrics
 from service.queue_records import STATUS_OF_ERROR, is_late, late_error
 from service.settings import Settings
+from service.worker_rows import Backoff, Row, checkpoint_of, pixels_of
 
 log = logging.getLogger(__name__)
 
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
-MAX_BACKOFF_S = 1.0
 
 
 class StepEngine(Protocol):
@@ -61,29 +60,6 @@ class WorkerSettings:
     shutdown_grace_s: float = 30.0
 
 
-@dataclass
-class Row:
-    """A claimed job on its way through the worker."""
-
-    claim: Claim
-    timings: Timings
-    is_lost: bool = False  # taken over, canceled or expired: leave it alone
-    is_ending: bool = False  # its end is being written
-    status: JobStatus = JobStatus.SUCCEEDED  # how it ends
-
-    @property
-    def id(self) -> str:
-        """Of its edit. A job that this worker loses and wins again is another row."""
-        return f"{self.claim.job.id}.{self.claim.delivery}"
-
-    @property
-    def plugins(self) -> tuple[str, ...]:
-        return (self.claim.job.plan or Plan()).runnable
-
-    def measure(self, **seconds: float) -> None:
-        self.timings = self.timings.model_copy(update=seconds)
-
-
 class Worker:
     """run() until stop(); or, in burst mode, until nothing is left to do."""
 
@@ -92,6 +68,7 @@ class Worker:
         self.metrics = EngineMetrics()
         self.is_stopping = False
         self._is_drained = False
+        self._wants_to_be_empty = False  # to run a job alone that may end the process
         self._rows: dict[str, Row] = {}
         self._ends: set[asyncio.Task[None]] = set()
         self._backoff = Backoff()
@@ -139,8 +116,9 @@ class Worker:
     async def _claim(self, block_s: float) -> list[Claim]:
         """Never more than the engine has room for: what waits here, no other worker can take."""
         num_free = self.engine.num_free_slots - len(self._ends)
-        if self.is_stopping or num_free <= 0:
+        if self.is_stopping or num_free <= 0 or (self._wants_to_be_empty and self._rows):
             return []
+        num_free = 1 if self._wants_to_be_empty else num_free
         try:
             claims = await self.queue.claim(Stage.RUN, self.settings.name, num_free, block_s)
         except QueueUnavailable as error:
@@ -148,7 +126,24 @@ class Worker:
             await self._backoff.sleep()
             return []
         self._backoff.reset()
-        return claims
+        return await self._let_last_chances_run_alone(claims)
+
+    async def _let_last_chances_run_alone(self, claims: list[Claim]) -> list[Claim]:
+        """Hand back what may not run together; its delivery does not count.
+
+        A job that ends the process takes the others with it. On its last delivery it is alone, so
+        that nobody else is given up because of it.
+        """
+        max_deliveries = self.queue.settings.max_deliveries
+        last = [claim for claim in claims if claim.delivery >= max_deliveries > 1]
+        self._wants_to_be_empty = bool(last)
+        if not last:
+            return claims
+        kept = [claim for claim in claims if claim not in last] if self._rows else last[:1]
+        for claim in claims:
+            if claim not in kept:
+                await self._hand_back(claim)
+        return kept
 
     async def _open(self, claim: Claim) -> tuple[Row, Pixels] | None:
         """The row of a claim and its pixels; None if its end is known already."""
@@ -171,7 +166,11 @@ class Worker:
             return  # dropped while it was decoded
         request = row.claim.job.request
         try:
-            self.engine.add(Edit(row.id, pixels, row.plugins, request.steps, request.seed))
+            if row.claim.checkpoint:
+                pixels = pixels_of(row.claim.checkpoint)
+            self.engine.add(
+                Edit(row.id, pixels, row.plugins, request.steps, request.seed, row.num_done)
+            )
         except Exception as error:
             self._fail(row, error)
 
@@ -179,6 +178,8 @@ class Worker:
         """Progress now, so that a cancel is noticed before the next step; ends on the side."""
         steps = [update for update in updates if isinstance(update, StepDone)]
         await asyncio.gather(*(self._report(step) for step in steps))
+        tasks = [update for update in updates if isinstance(update, TaskDone)]
+        await asyncio.gather(*(self._save(task) for task in tasks))
         for update in updates:
             if isinstance(update, BatchDone):
                 self.metrics.observe_batch(update.plugins, update.seconds)
@@ -199,6 +200,17 @@ class Worker:
             row.is_lost = not await self.queue.report(row.claim, step.progress)
         except QueueUnavailable as error:
             log.warning("progress of job %s is not published: %s", row.claim.job.id, error)
+
+    async def _save(self, done: TaskDone) -> None:
+        """Keep a finished task, so that whoever takes the job over starts at the next one."""
+        row = self._live(done.id)
+        if row is None:
+            return
+        checkpoint = await asyncio.to_thread(checkpoint_of, done.task, done.pixels)
+        try:
+            row.is_lost = not await self.queue.save(row.claim, checkpoint)
+        except QueueUnavailable as error:
+            log.warning("task %d of job %s is not kept: %s", done.task, row.claim.job.id, error)
 
     def _drop_rows(self) -> None:
         """Take lost and late rows out of the engine."""
@@ -310,13 +322,13 @@ class Worker:
         for end in self._ends:
             end.cancel()
         for row in list(self._rows.values()):
-            await self._hand_back(row)
+            await self._hand_back(row.claim)
 
-    async def _hand_back(self, row: Row) -> None:
+    async def _hand_back(self, claim: Claim) -> None:
         try:
-            await self.queue.release(row.claim)
+            await self.queue.release(claim)
         except QueueUnavailable as error:
-            log.warning("job %s waits for its lease to run out: %s", row.claim.job.id, error)
+            log.warning("job %s waits for its lease to run out: %s", claim.job.id, error)
 
     async def _say_goodbye(self) -> None:
         try:
@@ -331,20 +343,6 @@ def _record(claim: Claim, error: Exception) -> JobError:
         log.exception("job %s failed", claim.job.id, exc_info=error)
         error = errors.EditFailed(f"{type(error).__name__}: {error}")
     return JobError(code=error.code, detail=str(error))
-
-
-class Backoff:
-    """Growing pauses with jitter, for as long as Redis is away."""
-
-    def __init__(self) -> None:
-        self._pause_s = 0.05
-
-    def reset(self) -> None:
-        self._pause_s = 0.05
-
-    async def sleep(self) -> None:
-        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
-        self._pause_s = min(MAX_BACKOFF_S, 2 * self._pause_s)
 
 
 async def run_worker(settings: Settings) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -148,6 +149,63 @@ async def test_client_that_goes_away_cancels_its_job(stack: Stack) -> None:
         job_id = keys[0].decode().rsplit(":", 1)[-1]
         job = await until(stack.queue, job_id, lambda job: job.status.is_final)
     assert job.status is JobStatus.CANCELED
+
+
+async def test_a_request_sent_twice_with_one_key_is_one_job(stack: Stack) -> None:
+    headers = {"Idempotency-Key": "photo 7, take 1"}
+    first, again = [await stack.edit(instruction="derain", headers=headers) for _ in range(2)]
+    assert first.status_code == again.status_code == 200
+    assert first.headers["x-job-id"] == again.headers["x-job-id"]
+    assert first.headers["x-seed"] == again.headers["x-seed"]
+    assert first.content == again.content
+    other = await stack.edit(instruction="derain")
+    assert other.headers["x-job-id"] != first.headers["x-job-id"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 3}, {"instruction": "lowlight"}, {"image": photo(40, 40)}]
+)
+async def test_one_key_for_another_request_is_refused(stack: Stack, change: dict[str, Any]) -> None:
+    headers = {"Idempotency-Key": "key"}
+    await stack.edit(instruction="derain", headers=headers)
+    answer = await stack.edit(**{"instruction": "derain", "headers": headers, **change})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "Idempotency-Key was sent before" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("key", [" ", "x" * 256])
+async def test_a_key_that_is_none_is_refused(stack: Stack, key: str) -> None:
+    answer = await stack.edit(instruction="derain", headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+async def test_client_that_goes_away_with_a_key_finds_its_job_again(stack: Stack) -> None:
+    headers = {"Idempotency-Key": "key"}
+    fields = {"instruction": "derain hold"}
+    async with listening(stack.app) as url, httpx.AsyncClient(trust_env=False) as client:
+        files = {"image": photo()}
+        request = client.post(f"{url}/v1/edit", data=fields, files=files, headers=headers)
+        task = asyncio.create_task(request)
+        pattern = f"{stack.settings.key_prefix}:job:*"
+        async with asyncio.timeout(5):
+            while not (keys := await stack.queue.redis.keys(pattern)):
+                await asyncio.sleep(0.01)
+        task.cancel()
+        job_id = keys[0].decode().rsplit(":", 1)[-1]
+        await until(stack.queue, job_id, lambda job: job.status is JobStatus.RUNNING)
+        again = await stack.edit(**fields, headers={**headers, "Prefer": "respond-async"})
+    assert (again.status_code, again.json()["id"]) == (202, job_id)
+    assert not (await stack.queue.get(job_id)).status.is_final
+
+
+async def test_priority_reaches_the_job(stack: Stack) -> None:
+    answer = await stack.edit(
+        instruction="derain", priority="low", headers={"Prefer": "respond-async"}
+    )
+    assert answer.json()["request"]["priority"] == "low"
+    refused = await stack.edit(instruction="derain", priority="urgent")
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert "'high', 'normal' or 'low'" in refused.json()["detail"]
 
 
 async def test_plugins_are_listed_with_their_licence(stack: Stack) -> None:

@@ -66,7 +66,7 @@ async def test_metrics_show_the_queue_and_the_workers_batches(stack: Stack) -> N
     await stack.edit(instruction="derain hold", headers={"Prefer": "respond-async"})
     text = (await stack.client.get("/metrics")).text
     assert "diffplugin_queue_up 1.0" in text
-    assert 'diffplugin_queue_depth{stage="plan"}' in text
+    assert 'diffplugin_queue_depth{priority="low",stage="plan"}' in text
     assert 'diffplugin_workers{role="worker"} 1.0' in text
     assert 'diffplugin_shared_batches_total{worker="fake-worker"} 1.0' in text
     assert 'diffplugin_rows_total{plugin="lowlight",worker="fake-worker"} 1.0' in text
@@ -89,6 +89,7 @@ async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
         "steps",
         "seed",
         "output_format",
+        "priority",
         "timeout",
     }
     assert "422" not in json.dumps(list(spec["paths"]["/v1/edit"]["post"]["responses"]))

@@ -7,7 +7,7 @@ import pytest
 
 from service.engine.engine import Engine, build_engine
 from service.engine.trajectory import Edit, Trajectory
-from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, Update
+from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.errors import InvalidRequest, UnknownPlugin
 from service.images import Pixels
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
@@ -125,6 +125,25 @@ def test_progress_counts_tasks_and_steps(engine: Engine) -> None:
         ("derain", 1, 1), ("derain", 1, 2), ("desnow", 2, 1), ("desnow", 2, 2),
     ]  # fmt: skip
     assert all(p.num_tasks == 2 and p.num_steps == 2 for p in seen)
+
+
+def test_an_edit_resumed_after_any_task_ends_as_if_it_had_never_stopped(engine: Engine) -> None:
+    plugins = ("derain", "desnow", "dehaze")
+    engine.add(Edit("whole", photo(1), plugins, steps=2, seed=5))
+    updates = drain(engine)
+    between = {u.task: u.pixels for u in updates if isinstance(u, TaskDone)}
+    assert list(between) == [1, 2]
+    for num_done, pixels in between.items():
+        engine.add(Edit("resumed", pixels, plugins, steps=2, seed=5, num_done=num_done))
+        resumed = drain(engine)
+        tasks = [u.progress.task for u in resumed if isinstance(u, StepDone)]
+        assert tasks == [task for task in range(num_done + 1, 4) for _ in range(2)]
+        assert_same(results(resumed)["resumed"], results(updates)["whole"])
+
+
+def test_an_edit_with_nothing_left_to_do_is_refused(engine: Engine) -> None:
+    with pytest.raises(InvalidRequest):
+        engine.add(Edit("done", photo(1), ("derain",), num_done=1))
 
 
 def test_an_aborted_edit_leaves_at_once_and_alone(engine: Engine) -> None:

@@ -14,11 +14,12 @@ from service.jobs import (
     JobStatus,
     Plan,
     PlannedTask,
+    Priority,
     Progress,
     Timings,
     WorkerInfo,
 )
-from service.queue_records import retry_after_s
+from service.queue_records import Checkpoint, OnceKey, retry_after_s
 
 IMAGE = b"image bytes \x00\xff"
 PLAN = Plan(tasks=(PlannedTask(plugin="derain"),), source="request")
@@ -181,7 +182,7 @@ async def test_a_canceled_queued_job_is_never_delivered(queue: JobQueue) -> None
     claims = await queue.claim(Stage.RUN, "worker", count=2)
     assert [claim.job.id for claim in claims] == [other_id]
     assert await complete(queue, claims[0])
-    assert await queue.redis.xlen("test:stream:run") == 0
+    assert await queue.redis.xlen("test:stream:run:normal") == 0
     with pytest.raises(errors.JobCanceled):
         await queue.result_of(job_id)
 
@@ -209,7 +210,7 @@ async def test_a_late_job_is_not_delivered_and_expires(queue: JobQueue) -> None:
     job_id = await submit(queue, deadline_s=-0.1)
     assert await queue.claim(Stage.RUN, "worker") == []
     assert await queue.redis.hget(f"test:job:{job_id}", "status") == b'"expired"'
-    assert await queue.redis.xlen("test:stream:run") == 0
+    assert await queue.redis.xlen("test:stream:run:normal") == 0
     job = await queue.get(job_id)
     assert job.error is not None and isinstance(error_of(job.error), errors.DeadlineExceeded)
 
@@ -314,8 +315,8 @@ async def test_nothing_is_left_of_ended_jobs_but_what_will_expire(queue: JobQueu
     assert not [key for key in keys if ":input:" in key]
     assert [key for key in keys if ":result:" in key] == [f"test:result:{done}"]
     lasting = {key for key in keys if await queue.redis.ttl(key) < 0}
-    assert lasting == {"test:stream:run"}
-    assert await queue.redis.xlen("test:stream:run") == 0
+    assert lasting == {f"test:stream:run:{priority}" for priority in Priority}
+    assert await queue.redis.xlen("test:stream:run:normal") == 0
 
 
 async def test_open_jobs_outlive_their_deadline_and_are_forgotten_after(queue: JobQueue) -> None:
@@ -329,7 +330,7 @@ async def test_a_forgotten_job_is_skipped(queue: JobQueue) -> None:
     job_id = await submit(queue)
     await queue.redis.delete(f"test:job:{job_id}")
     assert await queue.claim(Stage.RUN, "worker") == []
-    assert await queue.redis.xlen("test:stream:run") == 0
+    assert await queue.redis.xlen("test:stream:run:normal") == 0
 
 
 async def test_workers_are_listed_while_they_beat(queue: JobQueue) -> None:
@@ -360,3 +361,98 @@ async def test_an_absent_redis_is_named(queue_settings: QueueSettings) -> None:
     with pytest.raises(errors.QueueUnavailable):
         await queue.submit(make_job(), IMAGE)
     await queue.close()
+
+
+async def test_a_checkpoint_waits_for_the_next_attempt_and_goes_with_the_job(
+    queue: JobQueue,
+) -> None:
+    await submit(queue)
+    first = await claim_one(queue, "first")
+    assert first.checkpoint is None
+    assert await queue.save(first, Checkpoint(1, b"one"))
+    assert await queue.save(first, Checkpoint(2, b"two"))
+    second = await claim_one(queue, "second")
+    assert second.checkpoint == Checkpoint(2, b"two")
+    assert not await queue.save(first, Checkpoint(3, b"late"))
+    key = f"test:checkpoint:{first.job.id}"
+    assert 0 < await queue.redis.ttl(key) <= queue.settings.result_ttl_s
+    assert await complete(queue, second)
+    assert not await queue.redis.exists(key)
+
+
+async def test_a_canceled_job_leaves_no_checkpoint(queue: JobQueue) -> None:
+    job_id = await submit(queue)
+    await queue.save(await claim_one(queue), Checkpoint(1, b"one"))
+    await queue.cancel(job_id)
+    assert not await queue.redis.exists(f"test:checkpoint:{job_id}")
+
+
+async def submit_as(queue: JobQueue, priority: Priority) -> str:
+    request = EditRequest(plugins=("derain",), priority=priority)
+    return (await queue.submit(Job(request=request, plan=PLAN), IMAGE)).id
+
+
+async def test_better_priorities_are_claimed_first(redis_url: str) -> None:
+    queue = JobQueue.connect(redis_url, QueueSettings(prefix="test", ageing_s=1000.0))
+    ids = [await submit_as(queue, priority) for priority in reversed(Priority) for _ in range(2)]
+    low, normal, high = ids[:2], ids[2:4], ids[4:]
+    depth = (await queue.depth())[Stage.RUN]
+    assert depth.waiting_by_priority == {priority: 2 for priority in Priority}
+    claims = await queue.claim(Stage.RUN, "worker", count=5)
+    claims += await queue.claim(Stage.RUN, "worker", count=5)
+    assert [claim.job.id for claim in claims] == [*high, *normal, *low]
+    assert [await complete(queue, claim) for claim in claims] == 6 * [True]
+    await queue.close()
+
+
+async def test_a_low_job_that_has_waited_goes_before_a_high_one_that_just_came(
+    redis_url: str,
+) -> None:
+    queue = JobQueue.connect(redis_url, QueueSettings(prefix="test", ageing_s=0.05))
+    low_id = await submit_as(queue, Priority.LOW)
+    end = time.monotonic() + 2 * 0.05 + 0.02
+    served = []
+    while low_id not in served:  # high jobs keep coming, two for each that is served
+        await submit_as(queue, Priority.HIGH)
+        await submit_as(queue, Priority.HIGH)
+        [claim] = await queue.claim(Stage.RUN, "worker")
+        assert await complete(queue, claim)
+        served.append(claim.job.id)
+        assert time.monotonic() < end + 1.0
+    assert (await queue.depth())[Stage.RUN].waiting > len(served) - 1
+    await queue.close()
+
+
+async def test_a_waiting_consumer_is_woken_by_a_job_of_any_priority(queue: JobQueue) -> None:
+    for priority in Priority:
+        waiting = asyncio.create_task(queue.claim(Stage.RUN, "worker", count=2, block_s=1.0))
+        await asyncio.sleep(0)
+        job_id = await submit_as(queue, priority)
+        [claim] = await asyncio.wait_for(waiting, 2.0) or await queue.claim(Stage.RUN, "worker")
+        assert claim.job.id == job_id
+
+
+async def test_the_same_key_is_the_same_job_and_another_request_is_refused(
+    queue: JobQueue,
+) -> None:
+    once = OnceKey("key", "digest")
+    first = await queue.submit(make_job(), IMAGE, once)
+    again = await queue.submit(make_job(), IMAGE, once)
+    assert again.id == first.id
+    assert (await queue.depth())[Stage.RUN].waiting == 1
+    with pytest.raises(errors.InvalidRequest, match="Idempotency-Key"):
+        await queue.submit(make_job(), IMAGE, OnceKey("key", "another digest"))
+    other = await queue.submit(make_job(), IMAGE, OnceKey("other key", "digest"))
+    assert other.id != first.id
+    await queue.redis.delete(f"test:job:{first.id}")
+    assert (await queue.submit(make_job(), IMAGE, once)).id != first.id
+
+
+async def test_one_of_many_with_the_same_key_is_queued_even_if_the_queue_is_full(
+    queue: JobQueue,
+) -> None:
+    jobs = await asyncio.gather(
+        *(queue.submit(make_job(), IMAGE, OnceKey("key", "digest")) for _ in range(20))
+    )
+    assert len({job.id for job in jobs}) == 1
+    assert (await queue.depth())[Stage.RUN].waiting == 1

@@ -56,11 +56,11 @@ def test_workers_metrics_come_out_of_the_api_labelled_by_worker() -> None:
     api = ApiMetrics()
     published = {"w1": published_by(first), "w2": published_by(second)}
     workers = [WorkerInfo(name=name, role="worker") for name in published]
-    api.see_queue({"run": 3}, {"run": 1}, workers, published)
+    api.see_queue({("run", "low"): 3}, {"run": 1}, workers, published)
     samples = samples_of(api.render())
     assert samples["diffplugin_shared_batches_total", (("worker", "w1"),)] == 1
     assert samples["diffplugin_rows_total", (("plugin", "derain"), ("worker", "w2"))] == 1
-    assert samples["diffplugin_queue_depth", (("stage", "run"),)] == 3
+    assert samples["diffplugin_queue_depth", (("priority", "low"), ("stage", "run"))] == 3
     assert samples["diffplugin_queue_running", (("stage", "run"),)] == 1
     assert samples["diffplugin_workers", (("role", "worker"),)] == 2
     assert samples["diffplugin_workers", (("role", "selector"),)] == 0
@@ -76,7 +76,7 @@ def test_each_family_is_declared_once_however_many_workers_there_are() -> None:
 
 def test_lost_queue_clears_what_was_seen_of_it() -> None:
     api = ApiMetrics()
-    api.see_queue({"run": 3}, {"run": 1}, [], {"w1": published_by(EngineMetrics())})
+    api.see_queue({("run", "low"): 3}, {"run": 1}, [], {"w1": published_by(EngineMetrics())})
     api.lose_queue()
     text = api.render().decode()
     assert "diffplugin_queue_up 0.0" in text

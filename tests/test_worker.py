@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from service import errors
 from service.engine.trajectory import Edit
-from service.engine.updates import EditDone, EditFailed, StepDone, Update
+from service.engine.updates import EditDone, EditFailed, StepDone, TaskDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings
@@ -71,11 +72,16 @@ class InvertingEngine:
             return [EditFailed(edit_id, errors.EditFailed("task 'broken' failed"))]
         num_steps = edit.steps or 2
         self.edits[edit_id] = (edit, step + 1)
+        task, num_tasks = edit.num_done + 1, len(edit.plugins)
         progress = Progress(
-            plugin="derain", task=1, num_tasks=1, step=step + 1, num_steps=num_steps
+            plugin="derain", task=task, num_tasks=num_tasks, step=step + 1, num_steps=num_steps
         )
         if step + 1 < num_steps:
             return [StepDone(edit_id, progress)]
+        if task < num_tasks:
+            following = replace(edit, pixels=255 - edit.pixels, num_done=task)
+            self.edits[edit_id] = (following, 0)
+            return [StepDone(edit_id, progress), TaskDone(edit_id, task, following.pixels)]
         del self.edits[edit_id]
         return [
             StepDone(edit_id, progress),
@@ -220,11 +226,65 @@ async def test_a_worker_that_lost_its_job_drops_the_row_and_changes_nothing(
     async with running(make_worker(queue, engine)):
         await until(lambda: engine.has_work)
         # As if this worker had been frozen: the entry changes hands behind its back.
-        [entry] = await queue.redis.xpending_range("test:stream:run", "diffplugin", "-", "+", 1)
-        await queue.redis.xclaim("test:stream:run", "diffplugin", "thief", 0, [entry["message_id"]])
+        [entry] = await queue.redis.xpending_range(
+            "test:stream:run:normal", "diffplugin", "-", "+", 1
+        )
+        await queue.redis.xclaim(
+            "test:stream:run:normal", "diffplugin", "thief", 0, [entry["message_id"]]
+        )
         await until(lambda: not engine.has_work)
         job = await queue.get(job_id)
     assert job.status is JobStatus.RUNNING
+
+
+async def test_the_next_attempt_starts_with_the_task_that_was_interrupted(queue: JobQueue) -> None:
+    job_id = await submit(queue, plugins=3 * ("derain",), steps=2)
+    engine = InvertingEngine()
+    step = engine.step
+
+    def step_until_the_second_task_has_begun() -> list[Update]:
+        if any((edit.num_done, steps) == (1, 1) for edit, steps in engine.edits.values()):
+            raise ZeroDivisionError
+        return step()
+
+    engine.step = step_until_the_second_task_has_begun  # type: ignore[method-assign]
+    with pytest.raises(ExceptionGroup):
+        await asyncio.wait_for(make_worker(queue, engine, "lost").run(), 5.0)
+    async with running(make_worker(queue, InvertingEngine())):
+        job = await queue.wait(job_id, 5.0)
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 2)
+    events = [event async for _, event in queue.watch(job_id)]
+    assert {e.progress.task for e in events if e.progress and e.attempt == 2} == {2, 3}
+    result = Image.open(io.BytesIO(await queue.result_of(job_id)))
+    np.testing.assert_array_equal(np.asarray(result), 255 - PIXELS)
+
+
+async def test_a_job_on_its_last_delivery_runs_alone(queue: JobQueue) -> None:
+    ids = [await submit(queue, steps=3) for _ in range(2)]
+    for _ in range(queue.settings.max_deliveries - 1):
+        async with asyncio.timeout(5.0):
+            num = 0
+            while num < 2:
+                num += len(await queue.claim(Stage.RUN, "lost", count=2, block_s=0.02))
+    ids += [await submit(queue, steps=3) for _ in range(2)]
+    engine = InvertingEngine(num_slots=4)
+    shared: list[set[str]] = []
+    step = engine.step
+
+    def watched_step() -> list[Update]:
+        shared.append(set(engine.edits))
+        return step()
+
+    engine.step = watched_step  # type: ignore[method-assign]
+    async with running(make_worker(queue, engine)):
+        jobs = [await queue.wait(job_id, 5.0) for job_id in ids]
+    assert [job.status for job in jobs] == 4 * [JobStatus.SUCCEEDED]
+    last = [job for job in jobs if job.attempt == queue.settings.max_deliveries]
+    assert {job.id for job in last} == set(ids[:2])
+    for job in last:
+        assert [rows for rows in shared if f"{job.id}.{job.attempt}" in rows] == 3 * [
+            {f"{job.id}.{job.attempt}"}
+        ]
 
 
 async def test_cancel_takes_a_running_job_out_of_the_engine(queue: JobQueue) -> None:

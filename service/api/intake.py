@@ -1,6 +1,7 @@
 """The one door of every wire: image bytes and checked fields in, a Job out. It knows no wire."""
 
 import asyncio
+import hashlib
 import secrets
 import time
 
@@ -8,10 +9,12 @@ from service import errors
 from service.api.schemas import MAX_SEED, EditFields, Fields
 from service.images import ImageLimits, decode, media_type
 from service.job_queue import JobQueue
-from service.jobs import EditRequest, Job, Plan, PlannedTask, WorkerInfo
+from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
 from service.plugin_manifest import PluginManifest, installed_plugins
-from service.queue_records import error_of
+from service.queue_records import OnceKey, error_of
 from service.settings import Settings
+
+MAX_KEY_CHARS = 255
 
 
 class Intake:
@@ -24,8 +27,14 @@ class Intake:
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
 
-    async def submit_edit(self, image: bytes, fields: EditFields) -> Job:
-        """Queue an edit; any of ClientError or Unavailable if it cannot be served."""
+    async def submit_edit(
+        self, image: bytes, fields: EditFields, idempotency_key: str | None = None
+    ) -> Job:
+        """Queue an edit; any of ClientError or Unavailable if it cannot be served.
+
+        The same key with the same image and fields is the same job.
+        """
+        once = None if idempotency_key is None else _once_key(idempotency_key, image, fields)
         self._check_fields(fields)
         if not fields.instruction.strip() and fields.plugins is None:
             raise errors.InvalidRequest(
@@ -37,8 +46,9 @@ class Intake:
             steps=fields.steps,
             seed=secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed,
             output_format=fields.output_format,
+            priority=Priority(fields.priority),
         )
-        return await self._submit(image, request, fields.timeout)
+        return await self._submit(image, request, fields.timeout, once)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
         """Queue a job that ends with its plan."""
@@ -80,14 +90,20 @@ class Intake:
         workers = [info for info in alive if info.role == "worker"]
         return workers, [info for info in alive if info.role == "selector"]
 
-    async def _submit(self, image: bytes, request: EditRequest, timeout_s: float | None) -> Job:
+    async def _submit(
+        self,
+        image: bytes,
+        request: EditRequest,
+        timeout_s: float | None,
+        once: OnceKey | None = None,
+    ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
         if request.plugins is not None:
             await self._check_plugins(request.plugins)
         await asyncio.to_thread(decode, image, self._limits)
         await self._check_live(request)
         job = Job(request=request, plan=_named_plan(request), deadline_at=deadline_at)
-        return await self.queue.submit(job, image)
+        return await self.queue.submit(job, image, once)
 
     def _check_fields(self, fields: Fields) -> None:
         limits = self._settings
@@ -123,6 +139,15 @@ class Intake:
             raise errors.NoWorker(
                 "no selector is alive; start one (diffplugin selector) or name the plugins to run"
             )
+
+
+def _once_key(key: str, image: bytes, fields: EditFields) -> OnceKey:
+    """Hashed: a key is the caller's and may be long or hold anything."""
+    if not key.strip() or len(key) > MAX_KEY_CHARS:
+        raise errors.InvalidRequest(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
+    digest = hashlib.sha256(image)
+    digest.update(fields.model_dump_json().encode())
+    return OnceKey(hashlib.sha256(key.encode()).hexdigest(), digest.hexdigest())
 
 
 def _named_plan(request: EditRequest) -> Plan | None:

@@ -42,7 +42,11 @@ async def metrics(request: Request) -> Response:
         depth, workers = await queue.depth(), await queue.workers()
         names = [info.name for info in workers]
         published = await read_published(queue, names)
-        waiting = {stage.value: jobs.waiting for stage, jobs in depth.items()}
+        waiting = {
+            (stage.value, priority.value): num
+            for stage, jobs in depth.items()
+            for priority, num in jobs.waiting_by_priority.items()
+        }
         running = {stage.value: jobs.running for stage, jobs in depth.items()}
         measured.see_queue(waiting, running, workers, published)
     except QueueUnavailable as error:

@@ -52,12 +52,17 @@ def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     openapi_extra=_form_of(EditFields),
 )
 async def edit(request: Request, intake: Door) -> Response:
-    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job."""
+    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job.
+
+    A request that is sent again with the same `Idempotency-Key` gets the same job.
+    """
     image, fields = await read_form(request, EditFields)
-    job = await intake.submit_edit(image, fields)
+    key = request.headers.get("idempotency-key")
+    job = await intake.submit_edit(image, fields, key)
     if "respond-async" in request.headers.get("prefer", "").lower():
         return _accepted(job)
-    job = await _finish_unless_gone(request, intake, job)
+    # Whoever sends a key may come back with it, so the job goes on without them.
+    job = await (_finish_unless_gone(request, intake, job) if key is None else intake.finish(job))
     result, media_type = await intake.result_of(job)
     if "application/json" in request.headers.get("accept", ""):
         answer = EditAnswer.of(job, result, media_type)

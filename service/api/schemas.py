@@ -51,6 +51,9 @@ class EditFields(Fields):
         None, description="Same seed, same result; random if absent. The answer names it."
     )
     output_format: OutputFormat = "png"
+    priority: Literal["high", "normal", "low"] = Field(
+        "normal", description="Class that the job waits in; none is starved by a better one."
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod

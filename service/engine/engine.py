@@ -13,7 +13,7 @@ from service import errors
 from service.engine.model_runner import ModelRunner
 from service.engine.scheduler import Scheduler
 from service.engine.trajectory import Edit, Stage, Trajectory
-from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, Update
+from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
 
@@ -46,11 +46,11 @@ class Engine:
 
     def add(self, edit: Edit) -> None:
         """Take an edit with at least one plugin; UnknownPlugin if one of them is not installed."""
-        if not edit.plugins:
-            raise errors.InvalidRequest("an edit needs at least one plugin")
+        if not edit.plugins[edit.num_done :]:
+            raise errors.InvalidRequest("an edit needs at least one plugin to run")
         for name in edit.plugins:
             self.runner.store.get(name)
-        self.scheduler.add(Trajectory(edit, edit.pixels))
+        self.scheduler.add(Trajectory(edit, edit.pixels, task=edit.num_done))
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
@@ -87,7 +87,7 @@ class Engine:
         pixels = self.runner.finish(trajectory)
         if not trajectory.is_last_task:
             trajectory.start_next_task(pixels)
-            return None
+            return TaskDone(trajectory.edit.id, trajectory.task, pixels)
         self.scheduler.remove(trajectory.edit.id)
         return EditDone(trajectory.edit.id, pixels, trajectory.timings)
 

@@ -17,13 +17,17 @@ from service.models.plugin import Plugin
 
 @dataclass(frozen=True)
 class Edit:
-    """Restore `pixels` (H, W, 3) with `plugins` one after the other; steps None: their defaults."""
+    """Restore `pixels` (H, W, 3) with `plugins` one after the other; steps None: their defaults.
+
+    `num_done` of the plugins have run already, and `pixels` are what they made.
+    """
 
     id: str
     pixels: Pixels
     plugins: tuple[str, ...]
     steps: int | None = None
     seed: int = 0
+    num_done: int = 0
 
 
 class Stage(Enum):

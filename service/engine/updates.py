@@ -16,6 +16,15 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class TaskDone:
+    """Task `task` (1-based) of an edit, not its last, and the pixels that the next one gets."""
+
+    id: str
+    task: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
 class EditDone:
     """All tasks of an edit; pixels (H, W, 3) have the size of its input."""
 
@@ -40,4 +49,4 @@ class BatchDone:
     seconds: float
 
 
-Update = StepDone | EditDone | EditFailed | BatchDone
+Update = StepDone | TaskDone | EditDone | EditFailed | BatchDone

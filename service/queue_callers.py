@@ -1,0 +1,186 @@
+"""The callers' side of the job queue: submit, look, wait, cancel, fetch the result."""
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import pydantic_core
+from redis.asyncio import Redis
+
+from service import queue_scripts as scripts
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    JobCanceled,
+    JobNotFinished,
+    JobNotFound,
+    Overloaded,
+)
+from service.jobs import Job, JobError, JobStatus
+from service.queue_connection import MAX_EVENTS, QueueConnection
+from service.queue_records import (
+    STATUS_OF_ERROR,
+    Event,
+    OnceKey,
+    QueueSettings,
+    Stage,
+    StageDepth,
+    changed_fields,
+    ended,
+    error_of,
+    from_fields,
+    is_late,
+    late_error,
+    retry_after_s,
+    to_fields,
+)
+from service.queue_streams import GROUP, as_block, outages_named
+
+WATCH_BLOCK_S = 1.0
+
+
+class CallerSide(QueueConnection):
+    """What the api, the clients of the queue, may do."""
+
+    def __init__(self, redis: Redis, settings: QueueSettings) -> None:
+        super().__init__(redis, settings)
+        self._submit = redis.register_script(scripts.SUBMIT)
+        self._close = redis.register_script(scripts.CLOSE)
+
+    async def submit(self, job: Job, image: bytes, once: OnceKey | None = None) -> Job:
+        """Queue a job, for RUN if it has a plan, else for PLAN; Overloaded if the queue is full.
+
+        If a job with the key `once` is known, that one is the answer, or InvalidRequest if it asked
+        for something else.
+        """
+        target = self._stream(Stage.PLAN if job.plan is None else Stage.RUN, job)
+        others = [n for s in self._streams.values() for n in s.names.values() if n != target]
+        once_key = self.key("once", once.name if once else "")
+        keys = [*self._keys_of_job(job.id), target, self.key("finished"), once_key, *others]
+        args: list[Any] = [
+            *self._head(job, "status"),
+            GROUP,
+            job.id,
+            image,
+            self.settings.max_depth,
+            once.digest if once else "",
+        ]
+        with outages_named():
+            reply: Any = await self._submit(keys, [*args, *to_fields(job)])
+        if len(reply) == 1:
+            return await self._earlier(reply[0].decode())
+        if reply:
+            raise Overloaded(
+                f"{reply[0]} jobs are waiting and at most {self.settings.max_depth} may; "
+                "try again later",
+                retry_after_s=retry_after_s(*reply),
+            )
+        return job
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it is now; JobNotFound if there is none or it was forgotten."""
+        with outages_named():
+            fields: Any = await self.redis.hgetall(self.key("job", job_id))
+        job = from_fields(fields)
+        if job is None:
+            raise JobNotFound(f"there is no job {job_id!r}; jobs are forgotten after a while")
+        # A job that nobody claims expires all the same: whoever looks at it writes it down.
+        return await self._close_with(job, late_error(job)) if is_late(job) else job
+
+    async def cancel(self, job_id: str) -> Job:
+        """End a job unless it has ended; a worker that runs it notices at its next step."""
+        job = await self.get(job_id)
+        if job.status.is_final:
+            return job
+        error = JobError(code=JobCanceled.code, detail="the job was canceled on request")
+        return await self._close_with(job, error)
+
+    async def canceled(self, job_ids: Iterable[str]) -> set[str]:
+        """Those of the jobs that were canceled."""
+        ids = list(job_ids)
+        async with self.redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hget(self.key("job", job_id), "status")
+            with outages_named():
+                states = await pipe.execute()
+        canceled = pydantic_core.to_json(JobStatus.CANCELED)
+        return {job_id for job_id, state in zip(ids, states, strict=True) if state == canceled}
+
+    async def input_of(self, job_id: str) -> bytes:
+        """The image that was sent; JobNotFound once the job has ended."""
+        with outages_named():
+            image: Any = await self.redis.get(self.key("input", job_id))
+        if image is None:
+            raise JobNotFound(f"the input of job {job_id!r} is gone: it is kept until the job ends")
+        return bytes(image)
+
+    async def result_of(self, job_id: str) -> bytes:
+        """The result; JobNotFinished, or the error that the job ended with."""
+        job = await self.get(job_id)
+        if not job.status.is_final:
+            raise JobNotFinished(f"job {job_id!r} is {job.status}; it has no result yet")
+        if job.error is not None:
+            raise error_of(job.error)
+        with outages_named():
+            result: Any = await self.redis.get(self.key("result", job_id))
+        if result is None:
+            raise JobNotFound(f"the result of job {job_id!r} was forgotten")
+        return bytes(result)
+
+    async def watch(self, job_id: str, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
+        """Events later than the id `after`, as they come; ends with the final state."""
+        while True:
+            job = await self.get(job_id)
+            for event_id, event in await self._read_events(job, after):
+                yield event_id, event
+                if event.status.is_final:
+                    return
+                after = event_id
+            if job.status.is_final:
+                return
+
+    async def wait(self, job_id: str, timeout_s: float) -> Job:
+        """The job once it is final; DeadlineExceeded after `timeout_s`, the job itself goes on."""
+        give_up_at, after = time.monotonic() + timeout_s, "0"
+        while not (job := await self.get(job_id)).status.is_final:
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s")
+            events = await self._read_events(job, after, left_s)
+            after = events[-1][0] if events else after
+        return job
+
+    async def depth(self) -> dict[Stage, StageDepth]:
+        """How many jobs wait and how many are claimed, by stage."""
+        with outages_named():
+            return {stage: await stream.depth() for stage, stream in self._streams.items()}
+
+    async def _earlier(self, job_id: str) -> Job:
+        if not job_id:
+            raise InvalidRequest(
+                "this Idempotency-Key was sent before with another request; "
+                "send a new key, or the same image and fields"
+            )
+        return await self.get(job_id)
+
+    async def _close_with(self, job: Job, error: JobError) -> Job:
+        """End a job that somebody else may have claimed; the job as it is then."""
+        closed = ended(job, status=STATUS_OF_ERROR[error.code], error=error)
+        args = [*self._head(closed, "status"), *changed_fields(job, closed)]
+        with outages_named():
+            await self._close([*self._keys_of_job(job.id), self.key("checkpoint", job.id)], args)
+        return await self.get(job.id)
+
+    async def _read_events(
+        self, job: Job, after: str, block_s: float = WATCH_BLOCK_S
+    ) -> list[tuple[str, Event]]:
+        """Events later than `after`; waits for one if the job is open, at most to its deadline."""
+        left_s = WATCH_BLOCK_S if job.deadline_at is None else job.deadline_at - time.time()
+        block_s = min(block_s, WATCH_BLOCK_S, max(0.01, left_s))
+        if job.status.is_final:
+            block_s = 0.0
+        streams: dict[Any, Any] = {self.key("events", job.id): after}
+        with outages_named():
+            reply: Any = await self.redis.xread(streams, count=MAX_EVENTS, block=as_block(block_s))
+        entries = reply[0][1] if reply else []
+        return [(id.decode(), Event.model_validate_json(e[b"event"])) for id, e in entries]

@@ -1,0 +1,69 @@
+"""A worker's rows: what it holds of each claimed job, and the pictures kept between two tasks."""
+
+import asyncio
+import io
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.images import Pixels
+from service.jobs import JobStatus, Plan, Timings
+from service.queue_records import Checkpoint, Claim
+
+MAX_BACKOFF_S = 1.0
+
+
+@dataclass
+class Row:
+    """A claimed job on its way through the worker."""
+
+    claim: Claim
+    timings: Timings
+    is_lost: bool = False  # taken over, canceled or expired: leave it alone
+    is_ending: bool = False  # its end is being written
+    status: JobStatus = JobStatus.SUCCEEDED  # how it ends
+
+    @property
+    def id(self) -> str:
+        """Of its edit. A job that this worker loses and wins again is another row."""
+        return f"{self.claim.job.id}.{self.claim.delivery}"
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        return (self.claim.job.plan or Plan()).runnable
+
+    @property
+    def num_done(self) -> int:
+        """Tasks that a former attempt has finished."""
+        return self.claim.checkpoint.num_tasks if self.claim.checkpoint else 0
+
+    def measure(self, **seconds: float) -> None:
+        self.timings = self.timings.model_copy(update=seconds)
+
+
+def checkpoint_of(num_tasks: int, pixels: Pixels) -> Checkpoint:
+    """Lossless, so that a resumed job ends with the same picture."""
+    buffer = io.BytesIO()
+    np.save(buffer, pixels, allow_pickle=False)
+    return Checkpoint(num_tasks, buffer.getvalue())
+
+
+def pixels_of(checkpoint: Checkpoint) -> Pixels:
+    """The picture that the next task starts from."""
+    pixels: Pixels = np.load(io.BytesIO(checkpoint.picture), allow_pickle=False)
+    return pixels
+
+
+class Backoff:
+    """Growing pauses with jitter, for as long as Redis is away."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.05
+
+    def reset(self) -> None:
+        self._pause_s = 0.05
+
+    async def sleep(self) -> None:
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(MAX_BACKOFF_S, 2 * self._pause_s)

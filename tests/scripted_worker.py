@@ -1,0 +1,82 @@
+"""A real worker process around an engine that does what the picture says. No networks.
+
+A step of a black picture ends the process; one of a grey picture blocks for BLOCK_S. The result is
+filled with a number of the process that made it.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+
+import numpy as np
+
+from service.engine.trajectory import Edit
+from service.engine.updates import EditDone, StepDone, Update
+from service.images import ImageLimits, encode
+from service.job_queue import JobQueue, QueueSettings
+from service.jobs import Progress, Timings
+from service.settings import Settings
+from service.worker import Worker, WorkerSettings
+
+BLOCK_S = 4.0
+GOOD, DEADLY, SLOW = (
+    encode(np.full((16, 16, 3), value, dtype=np.uint8), "png") for value in (200, 0, 100)
+)
+
+
+def mark_of(pid: int) -> int:
+    return pid % 256
+
+
+class ScriptedEngine:
+    plugins = ("derain",)
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self.edits: dict[str, Edit] = {}
+
+    @property
+    def num_free_slots(self) -> int:
+        return self.num_slots - len(self.edits)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.edits)
+
+    def add(self, edit: Edit) -> None:
+        self.edits[edit.id] = edit
+
+    def abort(self, edit_id: str) -> None:
+        self.edits.pop(edit_id, None)
+
+    def step(self) -> list[Update]:
+        """One step is all that an edit takes."""
+        edits, self.edits = self.edits, {}
+        return [update for edit in edits.values() for update in self._finish(edit)]
+
+    def _finish(self, edit: Edit) -> list[Update]:
+        value = int(edit.pixels[0, 0, 0])
+        if value == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if value == 100:
+            time.sleep(BLOCK_S)
+        progress = Progress(plugin="derain", task=1, num_tasks=1, step=1, num_steps=1)
+        result = np.full_like(edit.pixels, mark_of(os.getpid()))
+        return [StepDone(edit.id, progress), EditDone(edit.id, result, Timings(denoise_s=0.1))]
+
+
+def serve_scripted(settings: Settings) -> None:
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+    limits = ImageLimits(max_bytes=10**6, max_pixels=10**6, min_side=8)
+    name = f"worker-{socket.gethostname()}-{os.getpid()}-scripted"
+    worker_settings = WorkerSettings(name, "scripted", "cpu", limits)
+    worker = Worker(queue, ScriptedEngine(settings.max_batch_size), worker_settings)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    await worker.run()
+    await queue.close()
