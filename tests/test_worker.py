@@ -79,7 +79,7 @@ class InvertingEngine:
         del self.edits[edit_id]
         return [
             StepDone(edit_id, progress),
-            EditDone(edit_id, 255 - edit.pixels, Timings(denoise_s=0.125)),
+            EditDone(edit_id, 1 - edit.pixels.astype(np.float32) / 255, Timings(denoise_s=0.125)),
         ]
 
 

@@ -6,11 +6,11 @@ import time
 
 from service import errors
 from service.api.schemas import MAX_SEED, EditFields, Fields
-from service.images import ImageLimits, decode, media_type
+from service.images import ImageLimits, check_files, media_type
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, WorkerInfo
 from service.plugin_manifest import PluginManifest, installed_plugins
-from service.queue_records import error_of
+from service.queue_records import error_of, pack_input
 from service.settings import Settings
 
 
@@ -24,7 +24,7 @@ class Intake:
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
 
-    async def submit_edit(self, image: bytes, fields: EditFields) -> Job:
+    async def submit_edit(self, image: bytes, fields: EditFields, mask: bytes = b"") -> Job:
         """Queue an edit; any of ClientError or Unavailable if it cannot be served."""
         self._check_fields(fields)
         if not fields.instruction.strip() and fields.plugins is None:
@@ -37,8 +37,10 @@ class Intake:
             steps=fields.steps,
             seed=secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed,
             output_format=fields.output_format,
+            output_quality=fields.output_quality,
+            metadata=fields.metadata,
         )
-        return await self._submit(image, request, fields.timeout)
+        return await self._submit(image, request, fields.timeout, mask)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
         """Queue a job that ends with its plan."""
@@ -80,14 +82,16 @@ class Intake:
         workers = [info for info in alive if info.role == "worker"]
         return workers, [info for info in alive if info.role == "selector"]
 
-    async def _submit(self, image: bytes, request: EditRequest, timeout_s: float | None) -> Job:
+    async def _submit(
+        self, image: bytes, request: EditRequest, timeout_s: float | None, mask: bytes = b""
+    ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
         if request.plugins is not None:
             await self._check_plugins(request.plugins)
-        await asyncio.to_thread(decode, image, self._limits)
+        await asyncio.to_thread(check_files, image, mask, request.output_format, self._limits)
         await self._check_live(request)
         job = Job(request=request, plan=_named_plan(request), deadline_at=deadline_at)
-        return await self.queue.submit(job, image)
+        return await self.queue.submit(job, pack_input(image, mask))
 
     def _check_fields(self, fields: Fields) -> None:
         limits = self._settings

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from service.engine.sampling import NoiseSchedule, SamplerState, update
 from service.engine.trajectory import Prepared, Stage, Trajectory
-from service.images import Pixels
+from service.images import Pixels, UnitPixels
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise
 from service.models.plugin import Plugin
@@ -69,16 +69,16 @@ class ModelRunner:
         return seconds
 
     @torch.inference_mode()
-    def finish(self, trajectory: Trajectory) -> Pixels:
-        """Decode to 8-bit pixels of the input's size."""
+    def finish(self, trajectory: Trajectory) -> UnitPixels:
+        """Decode to the input's size; not rounded, for the input may have had more than 8 bits."""
         began = time.perf_counter()
         latents = trajectory.current.state.x.to(self.backbone.dtype)
         image = self.backbone.decode(latents)[0].float()
         height, width = trajectory.pixels.shape[:2]
         unit = (image[:, :height, :width] / 2 + 0.5).clamp(0, 1)
-        pixels = (unit * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        restored = unit.permute(1, 2, 0).cpu().numpy()
         trajectory.spend("finish_s", time.perf_counter() - began)
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(restored)
 
     def _to_tensor(self, pixels: Pixels) -> Tensor:
         """(1, 3, H', W') in [-1, 1], edges repeated up to the sides that the networks need."""
