@@ -95,8 +95,8 @@ def _tags(profile: bytes) -> dict[bytes, bytes]:
 def _xyz(tag: bytes) -> NDArray[np.float64]:
     if tag[:4] != b"XYZ ":
         raise ValueError("a colorant is not of type XYZ")
-    values: NDArray[np.float64] = np.frombuffer(tag, ">i4", 3, 8) / 65536
-    return values
+    values = np.frombuffer(tag, ">i4", 3, 8).astype(np.float64)
+    return values / 65536
 
 
 def _curve(tag: bytes) -> Curve:
@@ -116,7 +116,7 @@ def _sampled_curve(tag: bytes) -> NDArray[np.float64]:
     if count == 0:
         return grid
     if count == 1:
-        return grid ** (struct.unpack_from(">H", tag, 12)[0] / 256)
+        return grid ** (int(struct.unpack_from(">H", tag, 12)[0]) / 256)
     points = np.frombuffer(tag, ">u2", count, 12) / 65535
     return np.interp(grid, np.linspace(0, 1, count), points)
 

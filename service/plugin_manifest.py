@@ -31,6 +31,9 @@ class PluginManifest(BaseModel):
         "image", description="Sampling starts from the noised condition, or from pure noise."
     )
     default_steps: int = Field(20, ge=1, le=1000)
+    num_shifts: int = Field(
+        1, ge=1, le=4, description="Shifted copies that are restored and averaged; each is a row."
+    )
     output_skip: bool = Field(
         False, description="The SCB has a gain head and the output is condition + change."
     )
@@ -57,7 +60,7 @@ def read_manifest(folder: Path) -> PluginManifest:
 
 
 def installed_plugins(store: Path, base: str) -> dict[str, PluginManifest]:
-    """Manifests of every plugin of `base`, sorted by name; a malformed one is logged, not listed."""
+    """Manifests of every plugin of `base`, by name; a malformed one is logged, not listed."""
     manifests = {}
     for path in sorted((store / base / "plugins").glob("*/manifest.json")):
         try:

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from service.jobs import EditRequest, Job, WorkerInfo
 from tests.api_stack import Stack, listening, photo, serving
-from tests.test_images import png_with_header
+from tests.test_images import file_of, png_with_header
 
 
 @pytest.fixture
@@ -48,6 +49,31 @@ async def test_bad_image_is_refused(
     assert problem(answer) == expected
     assert says in answer.json()["detail"]
     assert await num_jobs(stack) == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "code", "says"),
+    [
+        (photo(47, 32), "invalid_request", "47x32 pixels"),
+        (b"", "invalid_request", "0 bytes"),
+        (photo()[:500], "invalid_image", "damaged"),
+        (b"white", "unsupported_image_type", "send one of PNG"),
+        (file_of(Image.new("L", (48, 32)), "PNG"), "invalid_request", "all black"),
+    ],
+    ids=["size", "empty", "truncated", "text", "black"],
+)
+async def test_bad_mask_is_refused(stack: Stack, mask: bytes, code: str, says: str) -> None:
+    files = {"image": photo(), "mask": ("mask.png", mask)}
+    answer = await stack.client.post("/v1/edit", data={"instruction": "derain"}, files=files)
+    assert problem(answer)[1] == code
+    assert says in answer.json()["detail"]
+    assert await num_jobs(stack) == 0
+
+
+async def test_a_plan_takes_no_mask(stack: Stack) -> None:
+    files = {"image": photo(), "mask": photo()}
+    answer = await stack.client.post("/v1/plan", data={"instruction": "derain"}, files=files)
+    assert problem(answer) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     write_tiny_base(folder)
     for seed, name in enumerate(("derain", "desnow", "dehaze"), start=1):
-        write_tiny_plugin(folder, name, seed)
+        write_tiny_plugin(folder, name, seed, num_shifts=2 if name == "dehaze" else 1)
     return folder
 
 
@@ -31,7 +31,7 @@ def engine(store: Path) -> Engine:
     return build_engine(store, BASE, "cpu", max_batch_size=4, num_threads=1)
 
 
-def photo(seed: int, height: int = 48, width: int = 64) -> Pixels:
+def photo(seed: int, height: int = 44, width: int = 60) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 

@@ -34,7 +34,9 @@ def write_tiny_base(store: Path) -> None:
     save_base(model, store / BASE)
 
 
-def write_tiny_plugin(store: Path, name: str, seed: int, default_steps: int = 4) -> PluginManifest:
+def write_tiny_plugin(
+    store: Path, name: str, seed: int, default_steps: int = 4, num_shifts: int = 1
+) -> PluginManifest:
     """A plugin of base "tiny" whose residuals and gain are not zero and depend on `seed`."""
     torch.manual_seed(seed)
     scb = nano.build_scb(nano.build_unet(nano.NanoSize((32, 32))))
@@ -47,6 +49,7 @@ def write_tiny_plugin(store: Path, name: str, seed: int, default_steps: int = 4)
         base=BASE,
         example_instructions=(f"please {name} this",),
         default_steps=default_steps,
+        num_shifts=num_shifts,
         output_skip=True,
         licence="Apache-2.0",
         digest="sha256:" + 64 * "0",

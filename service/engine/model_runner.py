@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from service.engine.sampling import NoiseSchedule, SamplerState, update
+from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.trajectory import Prepared, Stage, Trajectory
-from service.images import Pixels, UnitPixels
+from service.images import UnitPixels
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise
 from service.models.plugin import Plugin
@@ -31,14 +31,16 @@ class ModelRunner:
         plugin = self.store.get(trajectory.plugin_name)
         steps = trajectory.edit.steps or plugin.manifest.default_steps
         table = self.noise_schedule.table(min(steps, len(self.noise_schedule.alphas_cumprod)))
-        cond = self.backbone.encode(self._to_tensor(trajectory.pixels))
+        shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
+        views = shifted_views(trajectory.pixels, shifts, self.backbone.pixel_multiple)
+        cond = self.backbone.encode(views)
         tokens = plugin.tpb(self.backbone.image_features([trajectory.pixels]))
         residuals, skip = _run_scb(plugin, cond, table.timesteps.to(cond.device), tokens)
         noise = _seeded_noise(cond, trajectory.edit.seed)
         starts_from_noise = plugin.manifest.start == "noise"
         x = noise if starts_from_noise else table.add_noise(cond.float(), noise)
         trajectory.prepared = Prepared(
-            plugin, table, tokens, residuals, skip, SamplerState.start(x)
+            plugin, table, shifts, tokens, residuals, skip, SamplerState.start(x)
         )
         trajectory.stage = Stage.DENOISING
         trajectory.spend("prepare_s", time.perf_counter() - began)
@@ -49,20 +51,21 @@ class ModelRunner:
         began = time.perf_counter()
         rows = [t.current for t in batch]
         steps = [t.step for t in batch]
+        counts = torch.tensor([len(row.shifts) for row in rows])
         state = _stack_states([row.state for row in rows])
         timesteps = torch.stack([r.table.timesteps[i] for r, i in zip(rows, steps, strict=True)])
         output = denoise(
             self.backbone.unet,
             state.x.to(self.backbone.dtype),
-            timesteps.to(self.backbone.device),
-            torch.cat([row.tokens for row in rows]),
+            timesteps.repeat_interleave(counts).to(self.backbone.device),
+            torch.cat([row.tokens.expand(len(row.shifts), -1, -1) for row in rows]),
             _stack_residuals(rows, steps),
-            _stack_skips(rows, steps, state.x),
+            _stack_skips(rows, steps),
         )
         table_rows = torch.stack([r.table.rows[i] for r, i in zip(rows, steps, strict=True)])
-        after = update(state, output, table_rows)
-        for i, trajectory in enumerate(batch):
-            _advance(trajectory, after, i)
+        after = update(state, output, table_rows.repeat_interleave(counts, dim=0))
+        for trajectory, part in zip(batch, _split_state(after, counts.tolist()), strict=True):
+            _advance(trajectory, part)
         seconds = time.perf_counter() - began
         for trajectory in batch:
             trajectory.spend("denoise_s", seconds)
@@ -73,28 +76,30 @@ class ModelRunner:
         """Decode to the input's size; not rounded, for the input may have had more than 8 bits."""
         began = time.perf_counter()
         latents = trajectory.current.state.x.to(self.backbone.dtype)
-        image = self.backbone.decode(latents)[0].float()
+        views = self.backbone.decode(latents).float()
         height, width = trajectory.pixels.shape[:2]
-        unit = (image[:, :height, :width] / 2 + 0.5).clamp(0, 1)
-        restored = unit.permute(1, 2, 0).cpu().numpy()
+        image = merge_views(views, trajectory.current.shifts, (height, width))
+        restored = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         trajectory.spend("finish_s", time.perf_counter() - began)
         return np.ascontiguousarray(restored)
-
-    def _to_tensor(self, pixels: Pixels) -> Tensor:
-        """(1, 3, H', W') in [-1, 1], edges repeated up to the sides that the networks need."""
-        image = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
-        multiple = self.backbone.pixel_multiple
-        down, right = (-pixels.shape[0] % multiple), (-pixels.shape[1] % multiple)
-        return F.pad(image, (0, right, 0, down), mode="replicate")
 
 
 def _run_scb(
     plugin: Plugin, cond: Tensor, timesteps: Tensor, tokens: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """SCB's output for all timesteps (n,) in one call: it never reads the noisy latent."""
-    num = len(timesteps)
-    output = plugin.scb(cond.expand(num, -1, -1, -1), timesteps, tokens.expand(num, -1, -1))
-    return output.residuals, output.skip
+    """SCB's output for all timesteps (n,) and views (V, C, h, w), each (n, V, C, h, w).
+
+    One call does, as it never reads the noisy latent.
+    """
+    num_steps, num_views = len(timesteps), len(cond)
+    output = plugin.scb(
+        cond.repeat(num_steps, 1, 1, 1),
+        timesteps.repeat_interleave(num_views),
+        tokens.expand(num_steps * num_views, -1, -1),
+    )
+    split = (num_steps, num_views)
+    residuals = tuple(residual.unflatten(0, split) for residual in output.residuals)
+    return residuals, None if output.skip is None else output.skip.unflatten(0, split)
 
 
 def _seeded_noise(like: Tensor, seed: int) -> Tensor:
@@ -115,27 +120,30 @@ def _stack_states(states: Sequence[SamplerState]) -> SamplerState:
 def _stack_residuals(rows: Sequence[Prepared], steps: Sequence[int]) -> list[Tensor]:
     """One tensor per UNet skip, each row at its own step."""
     return [
-        torch.stack([row.residuals[k][i] for row, i in zip(rows, steps, strict=True)])
+        torch.cat([row.residuals[k][i] for row, i in zip(rows, steps, strict=True)])
         for k in range(len(rows[0].residuals))
     ]
 
 
-def _stack_skips(rows: Sequence[Prepared], steps: Sequence[int], like: Tensor) -> Tensor | None:
+def _stack_skips(rows: Sequence[Prepared], steps: Sequence[int]) -> Tensor | None:
     """Output skips; rows of plugins without one get zeros."""
     if all(row.skip is None for row in rows):
         return None
-    zero = torch.zeros_like(like[0])
     pairs = zip(rows, steps, strict=True)
-    return torch.stack([zero if row.skip is None else row.skip[i] for row, i in pairs])
-
-
-def _advance(trajectory: Trajectory, after: SamplerState, row: int) -> None:
-    trajectory.current.state = SamplerState(
-        after.x[row : row + 1],
-        after.previous[row : row + 1],
-        after.m1[row : row + 1],
-        after.m2[row : row + 1],
+    return torch.cat(
+        [torch.zeros_like(row.state.x) if row.skip is None else row.skip[i] for row, i in pairs]
     )
+
+
+def _split_state(state: SamplerState, counts: list[int]) -> list[SamplerState]:
+    """The rows of each trajectory."""
+    fields = (state.x, state.previous, state.m1, state.m2)
+    parts = zip(*(torch.split(tensor, counts) for tensor in fields), strict=True)
+    return [SamplerState(*part) for part in parts]
+
+
+def _advance(trajectory: Trajectory, state: SamplerState) -> None:
+    trajectory.current.state = state
     trajectory.step += 1
     if trajectory.step == len(trajectory.current.table):
         trajectory.stage = Stage.DENOISED

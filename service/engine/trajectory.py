@@ -38,10 +38,11 @@ class Prepared:
 
     plugin: Plugin
     table: StepTable
+    shifts: list[tuple[int, int]]  # in pixels; one of V views each, a row of the batch
     tokens: Tensor  # (1, N, D)
-    residuals: tuple[Tensor, ...]  # each (steps, C, h, w): SCB does not read the noisy latent
-    skip: Tensor | None  # (steps, C, h, w)
-    state: SamplerState
+    residuals: tuple[Tensor, ...]  # each (steps, V, C, h, w): SCB does not read the noisy latent
+    skip: Tensor | None  # (steps, V, C, h, w)
+    state: SamplerState  # of (V, C, h, w)
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Trajectory:
 
     @property
     def latent_shape(self) -> torch.Size:
-        return self.current.state.x.shape
+        """(C, h, w); views are rows, so their number need not agree."""
+        return self.current.state.x.shape[1:]
 
     @property
     def is_last_task(self) -> bool:

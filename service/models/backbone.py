@@ -103,11 +103,15 @@ class Backbone:
         return int(self.unet.config.out_channels)
 
     @property
+    def patch_size(self) -> int:
+        """Pixels per latent, along a side."""
+        vae = self.vae.config
+        return int(vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1))
+
+    @property
     def pixel_multiple(self) -> int:
         """Image sides must be a multiple of this: the VAE's factor times the UNet's."""
-        vae, unet = self.vae.config, self.unet.config
-        factor = vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1)
-        return int(factor * 2 ** (len(unet["block_out_channels"]) - 1))
+        return int(self.patch_size * 2 ** (len(self.unet.config["block_out_channels"]) - 1))
 
     @torch.inference_mode()
     def image_features(self, images: Sequence[Pixels]) -> Tensor:

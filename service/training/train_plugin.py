@@ -42,6 +42,7 @@ class PluginRecipe:
     lr: float = 6e-4
     warmup: int = 50
     default_steps: int = 2
+    num_shifts: int = 2
     version: str = "1.0.0"
     licence: str = "Apache-2.0"
     num_workers: int = 0
@@ -129,6 +130,7 @@ def save(model: Restorer, recipe: PluginRecipe, num_photos: int) -> PluginManife
         example_instructions=recipe.example_instructions,
         start="image",
         default_steps=recipe.default_steps,
+        num_shifts=recipe.num_shifts,
         output_skip=model.scb.config.output_skip,
         licence=recipe.licence,
         digest="sha256:" + 64 * "0",
