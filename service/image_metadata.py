@@ -30,8 +30,9 @@ class Metadata:
 
 
 def read_metadata(image: Image.Image) -> Metadata:
-    """What is damaged is left out: the picture counts. Ask a TIFF before its pixels are read,
-    when its file is still open, and others after, for a PNG may end in metadata.
+    """Of an image that is loaded, for a PNG may end in metadata.
+
+    What is damaged is left out: the picture counts.
     """
     return Metadata(_read_exif(image), _read_xmp(image), _read_iptc(image))
 

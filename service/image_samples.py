@@ -28,6 +28,8 @@ def read_samples(data: bytes, image: Image.Image) -> Samples:
         samples = _read_colour_16(data, image)
     else:
         samples = _read_plain(image)
+    if samples.dtype == np.uint16 and "transparency" in image.info:
+        samples = _with_key(samples, image.info["transparency"])
     # Pillow turns TIFF itself while it decodes; it has no such bytes.
     exif = image.info.get("exif")
     orientation = orientation_of(exif) if isinstance(exif, bytes) else 1
@@ -100,6 +102,12 @@ def _read_grey_alpha_16(image: Image.Image) -> Samples:
     image.tile = [tile._replace(args="RGBA") for tile in image.tile]
     bytes_ = np.asarray(image).astype(np.uint16)
     return np.asarray(bytes_[..., ::2] * 256 + bytes_[..., 1::2], np.uint16)
+
+
+def _with_key(samples: Samples, key: int | tuple[int, ...]) -> Samples:
+    """With alpha: a PNG may name one colour that is transparent. At 8 bits Pillow sees to it."""
+    is_opaque = (samples != np.asarray(key)).any(-1, keepdims=True)
+    return np.concatenate([samples, is_opaque * np.uint16(65535)], -1, dtype=np.uint16)
 
 
 def _turn(samples: Samples, orientation: int) -> Samples:

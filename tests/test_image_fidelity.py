@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -107,6 +108,18 @@ def test_the_tags_of_a_tiff_come_back() -> None:
         assert (exif[0x013B], exif.get_ifd(0x8769)[0x829A]) == ("A. Body", 0.5)
 
 
+def test_the_exif_directory_of_a_packed_tiff_comes_back() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    buffer, stand_in = io.BytesIO(), struct.pack("<HHII", 0x8768, 4, 1, 99)
+    options = {"photometric": "rgb", "compression": "zlib", "byteorder": "<"}
+    tifffile.imwrite(buffer, picture(), extratags=[(0x8768, 4, 1, 99)], **options)
+    start = len(buffer.getvalue())
+    directory = struct.pack("<HHHIIIII", 1, 0x829A, 5, 1, start + 18, 0, 1, 2)
+    entry = struct.pack("<HHII", 0x8769, 4, 1, start)
+    data = buffer.getvalue().replace(stand_in, entry) + directory
+    assert edited(data, Output("jpeg")).getexif().get_ifd(0x8769)[0x829A] == 0.5
+
+
 def test_the_thumbnail_of_the_old_picture_is_let_go_and_maker_notes_stay_in_place() -> None:
     # One entry (orientation), then a second directory with the thumbnail, then notes.
     exif = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 8, 0, 26) + b"\0\0\0\0\0\0NOTES"
@@ -163,6 +176,18 @@ def test_16_bit_files_are_well_formed() -> None:
         assert (image.mode, image.size) == ("RGBA", (24, 20))
         np.testing.assert_array_equal(np.asarray(image), DEEP >> 8)
         assert image.info["XML:com.adobe.xmp"].encode() == XMP
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_16_bits_becomes_alpha(channels: int) -> None:
+    samples = DEEP[..., :channels]
+    data = write_png_16(samples)
+    content = b"tRNS" + samples[2, 3].astype(">u2").tobytes()
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    start = data.index(b"IDAT") - 4
+    photo = read_photo(data[:start] + chunk + data[start:], LIMITS)
+    assert photo.alpha is not None and photo.alpha[2, 3] == 0 and photo.alpha.mean() > 60_000
+    np.testing.assert_array_equal(photo.samples, samples)
 
 
 def test_alpha_is_carried_around_the_model_unpremultiplied() -> None:
