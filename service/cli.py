@@ -193,7 +193,7 @@ def _edit_here(base: str | None, data: bytes, mask: bytes, request: EditRequest)
 
     settings = read_store_settings(base=base)
     photo = read_photo(data, _limits(settings))
-    weights = read_mask(mask, _limits(settings), photo.shape) if mask else None
+    weights = read_mask(mask, _limits(settings), photo.shape)
     check_installed(settings, request.plugins or ())
     plan = plan_picture(settings, photo.pixels, request)
     print(_sentence(plan))

@@ -22,6 +22,7 @@ LOSSY = ("jpeg", "webp", "avif")  # those with a quality
 DEFAULT_QUALITY = 95
 MAX_SIDE = {"webp": 16383, "jpeg": 65500, "avif": 65536}
 READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF")
+HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc")
 # What Pillow raises on damaged files: its readers check little before they index and unpack.
 DAMAGE = (
     OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, OverflowError, EOFError,
@@ -62,10 +63,9 @@ def open_file(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"the image has too many pixels: {error}") from error
     except (UnidentifiedImageError, *DAMAGE) as error:
+        kind = "HEIC, which is not" if data[4:12] in HEIC_STARTS else "not an image that can be"
         names = ", ".join(READABLE)
-        raise UnsupportedImageType(
-            f"the file is not an image that can be read; send one of {names}"
-        ) from error
+        raise UnsupportedImageType(f"the file is {kind} read; send one of {names}") from error
 
 
 def media_type(data: bytes) -> str:

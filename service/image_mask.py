@@ -16,8 +16,13 @@ FEATHER_SIGMA_PX = 2
 REACH_PX = 2 * FEATHER_SIGMA_PX
 
 
-def read_mask(data: bytes, limits: ImageLimits, shape: tuple[int, int]) -> Weights:
-    """Feathered weights of a mask file that must have the height and width of the upright image."""
+def read_mask(data: bytes, limits: ImageLimits, shape: tuple[int, ...]) -> Weights | None:
+    """Feathered weights of a mask file that must have the height and width of the upright image.
+
+    None, and the whole image is edited, if there is no file.
+    """
+    if not data:
+        return None
     mask = open_checked(data, limits)
     if (mask.height, mask.width) != shape:
         raise InvalidRequest(

@@ -119,8 +119,7 @@ def check_files(
     photo = read_photo(image, limits)
     height, width = photo.shape
     check_output(width, height, output_format)
-    if mask:
-        read_mask(mask, limits, photo.shape)
+    read_mask(mask, limits, photo.shape)
 
 
 def write_photo(

@@ -160,9 +160,8 @@ class Worker:
             return None
         start = time.perf_counter()
         try:
-            row.photo = await asyncio.to_thread(
-                images.read_photo, claim.image, self.settings.limits
-            )
+            limits = self.settings.limits
+            row.photo = await asyncio.to_thread(images.read_photo, claim.image, limits)
         except Exception as error:
             self._fail(row, error)
             return None
@@ -234,9 +233,8 @@ class Worker:
         return await self.queue.complete(row.claim, result, media_type, row.timings)
 
     def _encode(self, row: Row, restored: UnitPixels) -> bytes:
-        claim, shape = row.claim, restored.shape[:2]
-        mask = images.read_mask(claim.mask, self.settings.limits, shape) if claim.mask else None
-        output = Output.of(claim.job.request)
+        mask = images.read_mask(row.claim.mask, self.settings.limits, row.photo.shape)
+        output = Output.of(row.claim.job.request)
         return images.write_photo(row.photo, restored, output, row.plugins, mask)
 
     async def _complete_untouched(self, row: Row) -> bool:

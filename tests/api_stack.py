@@ -129,7 +129,7 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
         await queue.fail(claim, JobError(code="edit_failed", detail="the engine broke"))
         return
     photo = read_photo(claim.image, LIMITS)
-    mask = read_mask(claim.mask, LIMITS, photo.shape) if claim.mask else None
+    mask = read_mask(claim.mask, LIMITS, photo.shape)
     result = write_photo(photo, 1 - photo.unchanged, Output.of(request), (), mask)
     timings = Timings(denoise_s=0.25)
     await queue.complete(claim, result, f"image/{request.output_format}", timings)

@@ -89,6 +89,9 @@ async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
         "steps",
         "seed",
         "output_format",
+        "output_quality",
+        "metadata",
+        "mask",
         "timeout",
     }
     assert "422" not in json.dumps(list(spec["paths"]["/v1/edit"]["post"]["responses"]))

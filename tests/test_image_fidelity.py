@@ -258,6 +258,11 @@ def test_a_jpeg_with_a_second_picture_inside_is_a_jpeg() -> None:
     assert decode(data, LIMITS).shape == (24, 40, 3)
 
 
+def test_heic_is_refused_by_its_name() -> None:
+    with pytest.raises(UnsupportedImageType, match="HEIC, which is not read; send one of PNG"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), LIMITS)
+
+
 def test_floats_are_refused() -> None:
     with pytest.raises(UnsupportedImageType, match="8 or 16 bits"):
         decode(file_of(Image.new("F", (20, 20)), "TIFF"), LIMITS)
