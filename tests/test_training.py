@@ -165,6 +165,7 @@ def test_a_trained_plugin_is_installed_and_runs(plugin_recipe: PluginRecipe) -> 
 
 
 def test_the_engine_restores_as_the_trainers_own_sampler_does(plugin_recipe: PluginRecipe) -> None:
+    plugin_recipe = replace(plugin_recipe, num_shifts=1)
     train_plugin(plugin_recipe)
     model = build_model(plugin_recipe)
     loop.run(model, lambda _: [], settings(plugin_recipe), plugin_recipe.run_dir, lambda *_: None)

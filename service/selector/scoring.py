@@ -112,7 +112,9 @@ class Scorer(nn.Module):
         """A copy whose VP is new and untrained. plugins: digest of the weights, by name."""
         config = replace(self.config, visual_width=width, visual_plugins=dict(plugins))
         scorer = Scorer(config, self.encoder)
-        scorer.heads.load_state_dict(self.heads.state_dict(), strict=False)
+        state = self.heads.state_dict()
+        kept = {name: value for name, value in state.items() if not name.startswith("visual.")}
+        scorer.heads.load_state_dict(kept, strict=False)
         return scorer
 
     @classmethod
