@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import typer
 
@@ -16,7 +16,18 @@ from service.cli_jobs import jobs_app, workers
 from service.cli_plugins import plugins_app
 from service.cli_settings import check_installed, read_settings, read_store_settings
 from service.cli_training import evaluate_app, train_app
-from service.images import MEDIA_TYPES, ImageLimits, OutputFormat, decode, encode, media_type
+from service.images import (
+    LOSSY,
+    MEDIA_TYPES,
+    ImageLimits,
+    Output,
+    OutputFormat,
+    decode,
+    media_type,
+    read_mask,
+    read_photo,
+    write_photo,
+)
 from service.jobs import EditRequest, Plan
 from service.logs import setup_logging
 from service.settings import Settings
@@ -84,6 +95,16 @@ def edit(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per task.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    mask: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Edit only where this picture is white."),
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of .jpg, .webp and .avif.")
+    ] = None,
+    metadata: Annotated[
+        Literal["keep", "strip"], typer.Option(help="EXIF, XMP and IPTC of the picture.")
+    ] = "keep",
     base: Base = None,
     server: Server = None,
 ) -> None:
@@ -95,11 +116,17 @@ def edit(
         steps=steps,
         seed=seed,
         output_format=_output_format(out),
+        output_quality=quality,
+        metadata=metadata,
     )
+    if quality is not None and request.output_format not in LOSSY:
+        raise errors.InvalidRequest(f"{out}: --quality is of .jpg, .webp and .avif")
     if not plugin and not instruction.strip():
         raise errors.InvalidRequest("say what to do, e.g. 'remove the rain', or name a --plugin")
-    data = picture.read_bytes()
-    result = _edit_remotely(server, data, request) if server else _edit_here(base, data, request)
+    files = picture.read_bytes(), mask.read_bytes() if mask else b""
+    result = (
+        _edit_remotely(server, *files, request) if server else _edit_here(base, *files, request)
+    )
     out.write_bytes(result)
     print(f"wrote {out}")
 
@@ -164,22 +191,25 @@ def _role_settings() -> Settings:
     return settings
 
 
-def _edit_here(base: str | None, data: bytes, request: EditRequest) -> bytes:
+def _edit_here(base: str | None, data: bytes, mask: bytes, request: EditRequest) -> bytes:
     from service.local_edit import edit_picture, plan_picture
 
     settings = read_store_settings(base=base)
-    pixels = decode(data, _limits(settings))
+    photo = read_photo(data, _limits(settings))
+    weights = read_mask(mask, _limits(settings), photo.shape)
     check_installed(settings, request.plugins or ())
-    plan = plan_picture(settings, pixels, request)
+    plan = plan_picture(settings, photo.pixels, request)
     print(_sentence(plan))
     if plan.runnable:
-        pixels = edit_picture(settings, pixels, plan, request.steps, request.seed)
+        restored = edit_picture(settings, photo.pixels, plan, request.steps, request.seed)
     elif media_type(data) == MEDIA_TYPES[request.output_format]:
         return data
-    return encode(pixels, request.output_format)
+    else:
+        restored = photo.unchanged
+    return write_photo(photo, restored, Output.of(request), plan.runnable, weights)
 
 
-def _edit_remotely(server: str, data: bytes, request: EditRequest) -> bytes:
+def _edit_remotely(server: str, data: bytes, mask: bytes, request: EditRequest) -> bytes:
     from service.client import Client
 
     with Client(server, read_settings().request_timeout_s) as client:
@@ -190,6 +220,9 @@ def _edit_remotely(server: str, data: bytes, request: EditRequest) -> bytes:
             request.steps,
             request.seed,
             request.output_format,
+            request.output_quality,
+            request.metadata,
+            mask or None,
         )
     print(_sentence(result.plan))
     return result.image
@@ -209,9 +242,12 @@ def _sentence(plan: Plan) -> str:
 
 def _output_format(path: Path) -> OutputFormat:
     """By the file's suffix; checked before the work, like its folder."""
-    name = path.suffix.lower().removeprefix(".").replace("jpg", "jpeg")
+    name = path.suffix.lower().removeprefix(".")
+    name = {"jpg": "jpeg", "tif": "tiff"}.get(name, name)
     if name not in get_args(OutputFormat):
-        raise errors.InvalidRequest(f"{path}: end the output's name in .png, .jpg, .jpeg or .webp")
+        raise errors.InvalidRequest(
+            f"{path}: end the output's name in .png, .jpg, .webp, .avif or .tif"
+        )
     if not path.parent.is_dir():
         raise errors.InvalidRequest(f"{path}: the folder {path.parent} is not there")
     return cast(OutputFormat, name)

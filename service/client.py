@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -43,6 +43,7 @@ class Call:
     deadline: float  # of the monotonic clock
     data: dict[str, Any] | None = None
     image: bytes | None = None
+    mask: bytes | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of httpx's request(); the job's timeout is what time is left."""
@@ -56,6 +57,8 @@ class Call:
         if self.image is not None:
             arguments["data"] = {**(self.data or {}), "timeout": f"{left_s:.3f}"}
             arguments["files"] = {"image": ("image", self.image)}
+        if self.mask is not None:
+            arguments["files"]["mask"] = ("mask", self.mask)
         return arguments
 
     def wait_s(self, error: errors.Unavailable, attempt: int) -> float:
@@ -90,10 +93,15 @@ class Client:
         steps: int | None = None,
         seed: int | None = None,
         output_format: OutputFormat = "png",
+        output_quality: int | None = None,
+        metadata: Literal["keep", "strip"] = "keep",
+        mask: bytes | Path | None = None,
     ) -> EditResult:
         """Restore `image`; `plugins`, if given, run instead of what the instruction asks for."""
-        data = _edit_fields(instruction, plugins, steps, seed, output_format)
-        return _edit_result(self._send(_upload("/v1/edit", image, data, self.timeout_s)))
+        data = _edit_fields(
+            instruction, plugins, steps, seed, output_format, output_quality, metadata
+        )
+        return _edit_result(self._send(_upload("/v1/edit", image, data, self.timeout_s, mask)))
 
     def plan(self, image: bytes | Path, instruction: str) -> Plan:
         """What edit() would run for that instruction."""
@@ -161,10 +169,15 @@ class AsyncClient:
         steps: int | None = None,
         seed: int | None = None,
         output_format: OutputFormat = "png",
+        output_quality: int | None = None,
+        metadata: Literal["keep", "strip"] = "keep",
+        mask: bytes | Path | None = None,
     ) -> EditResult:
         """Restore `image`; `plugins`, if given, run instead of what the instruction asks for."""
-        data = _edit_fields(instruction, plugins, steps, seed, output_format)
-        call = await asyncio.to_thread(_upload, "/v1/edit", image, data, self.timeout_s)
+        data = _edit_fields(
+            instruction, plugins, steps, seed, output_format, output_quality, metadata
+        )
+        call = await asyncio.to_thread(_upload, "/v1/edit", image, data, self.timeout_s, mask)
         return _edit_result(await self._send(call))
 
     async def plan(self, image: bytes | Path, instruction: str) -> Plan:
@@ -219,6 +232,8 @@ def _edit_fields(
     steps: int | None,
     seed: int | None,
     output_format: OutputFormat,
+    output_quality: int | None,
+    metadata: str,
 ) -> dict[str, Any]:
     fields = {
         "instruction": instruction,
@@ -226,6 +241,8 @@ def _edit_fields(
         "steps": steps,
         "seed": seed,
         "output_format": output_format,
+        "output_quality": output_quality,
+        "metadata": metadata,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
@@ -235,9 +252,19 @@ def _is_loopback(url: str) -> bool:
     return httpx.URL(url).host in ("127.0.0.1", "::1", "localhost")
 
 
-def _upload(path: str, image: bytes | Path, data: dict[str, Any], timeout_s: float) -> Call:
-    content = image.read_bytes() if isinstance(image, Path) else image
-    return Call("POST", path, time.monotonic() + timeout_s, data, content)
+def _upload(
+    path: str,
+    image: bytes | Path,
+    data: dict[str, Any],
+    timeout_s: float,
+    mask: bytes | Path | None = None,
+) -> Call:
+    deadline = time.monotonic() + timeout_s
+    return Call("POST", path, deadline, data, _content(image), _content(mask) if mask else None)
+
+
+def _content(file: bytes | Path) -> bytes:
+    return file.read_bytes() if isinstance(file, Path) else file
 
 
 def _edit_result(answer: httpx.Response) -> EditResult:

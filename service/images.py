@@ -1,87 +1,219 @@
-"""Bytes <-> checked pixels. It knows formats, limits and orientation; nothing of models or HTTP."""
+"""Bytes <-> checked pixels, and everything around the pixels that must come back with them.
 
-import io
-from dataclasses import dataclass
-from typing import Literal
+A Photo is an image file taken apart: the pixels that the models see (8 bits, sRGB, upright), and
+the file's own samples, alpha, colour profile and metadata, to which the models' change is added in
+float. So depth, colours outside of sRGB and unmasked samples survive. It knows no models, no HTTP.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from service.errors import ImageTooLarge, InvalidImage, UnsupportedImageType
+from service.errors import InvalidImage
+from service.image_colour import ColourSpace, parse_profile, to_srgb_by_lcms
+from service.image_files import (
+    DAMAGE,
+    DEFAULT_QUALITY,
+    LOSSY,
+    MEDIA_TYPES,
+    ImageLimits,
+    OutputFormat,
+    check_output,
+    media_type,
+    open_checked,
+    save,
+)
+from service.image_mask import Weights, read_mask
+from service.image_metadata import Metadata, read_metadata, save_options
+from service.image_png import write_png_16
+from service.image_samples import Samples, max_of, read_samples, to_8_bits, to_depth
+from service.jobs import EditRequest
 
-Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
-OutputFormat = Literal["png", "jpeg", "webp"]
+__all__ = [
+    "LOSSY", "MEDIA_TYPES", "ImageLimits", "Output", "OutputFormat", "Photo", "Pixels",
+    "UnitPixels", "Weights", "check_files", "decode", "encode", "media_type", "read_mask",
+    "read_photo", "write_photo",
+]  # fmt: skip
 
-MEDIA_TYPES: dict[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-READABLE = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+Pixels = NDArray[np.uint8]  # (H, W, 3), sRGB
+UnitPixels = NDArray[np.float32]  # (H, W, 3), sRGB in [0, 1]
+
+COLOURING = ("colorize",)  # plugins whose result has colours where its input has none
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, as Pillow's own conversion to grey
 
 
 @dataclass(frozen=True)
-class ImageLimits:
-    """Largest file, largest and smallest picture that are read."""
+class Output:
+    """How a result is written; the fields of EditRequest."""
 
-    max_bytes: int
-    max_pixels: int
-    min_side: int
+    format: OutputFormat = "png"
+    quality: int | None = None  # of jpeg, webp and avif
+    metadata: Literal["keep", "strip"] = "keep"
+
+    @classmethod
+    def of(cls, request: EditRequest) -> Self:
+        return cls(request.output_format, request.output_quality, request.metadata)
 
 
-def decode(data: bytes, limits: ImageLimits) -> Pixels:
-    """Checked RGB pixels (H, W, 3) of an image file, turned upright by its EXIF orientation.
+@dataclass(frozen=True)
+class Photo:
+    """`samples` are upright, in the file's own depth and colour space."""
 
-    Size is checked from the header, before any pixel is decoded. Raises InvalidImage,
-    UnsupportedImageType or ImageTooLarge.
-    """
-    if not data:
-        raise InvalidImage("the image file is empty (0 bytes)")
-    if len(data) > limits.max_bytes:
-        raise ImageTooLarge(
-            f"the image file has {len(data)} bytes; at most {limits.max_bytes} are accepted"
-        )
-    image = _open(data)
-    _check_size(image.width, image.height, limits)
+    samples: Samples  # (H, W, C), C 1 or 3
+    alpha: Samples | None = None  # (H, W, 1), not premultiplied
+    colour: ColourSpace | None = None  # None: sRGB, or as good as
+    icc_profile: bytes = b""
+    metadata: Metadata = Metadata()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.samples.shape[0], self.samples.shape[1]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """What the models see."""
+        seen = self.samples
+        if self.colour is not None:
+            seen = to_depth(self.colour.to_srgb(_unit(seen)), 255)
+        return np.ascontiguousarray(np.broadcast_to(to_8_bits(seen), (*seen.shape[:2], 3)))
+
+    @property
+    def unchanged(self) -> UnitPixels:
+        """What models answer that change nothing."""
+        return _unit(self.pixels)
+
+    @property
+    def in_srgb(self) -> "Photo":
+        """The same picture without a profile."""
+        if self.colour is None:
+            return replace(self, icc_profile=b"")
+        samples = to_depth(self.colour.to_srgb(_unit(self.samples)), max_of(self.samples))
+        return replace(self, samples=samples, colour=None, icc_profile=b"")
+
+    @property
+    def in_colour(self) -> "Photo":
+        """The same picture with three channels."""
+        if self.samples.shape[-1] == 3:
+            return self
+        return replace(self.in_srgb, samples=np.repeat(self.in_srgb.samples, 3, axis=-1))
+
+
+def read_photo(data: bytes, limits: ImageLimits) -> Photo:
+    """An image file taken apart; InvalidImage, UnsupportedImageType or ImageTooLarge."""
+    image = open_checked(data, limits)
     try:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        return _take_apart(data, image)
+    except DAMAGE as error:
         raise InvalidImage(f"the {image.format} image is damaged or truncated: {error}") from error
 
 
-def encode(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> bytes:
-    """Image file of `pixels`. PNG uses fast compression: level 6 costs three times the time."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if output_format == "png":
-        image.save(buffer, "PNG", compress_level=1)
-    else:
-        image.save(buffer, output_format.upper(), quality=quality)
-    return buffer.getvalue()
+def check_files(
+    image: bytes, mask: bytes, output_format: OutputFormat, limits: ImageLimits
+) -> None:
+    """Any of ClientError that reading these files, or writing the result, would meet later."""
+    photo = read_photo(image, limits)
+    height, width = photo.shape
+    check_output(width, height, output_format)
+    read_mask(mask, limits, photo.shape)
 
 
-def media_type(data: bytes) -> str:
-    """Media type of a readable image file."""
-    return Image.MIME[_open(data).format or ""]
+def write_photo(
+    photo: Photo,
+    restored: UnitPixels,
+    output: Output = Output(),
+    plugins: tuple[str, ...] = (),
+    mask: Weights | None = None,
+) -> bytes:
+    """File of `photo` with the change from photo.pixels to `restored`, where the mask allows it.
+
+    Grey stays grey unless one of the `plugins` that ran gives it colour.
+    """
+    if set(plugins) & set(COLOURING):
+        photo = photo.in_colour
+    if photo.samples.shape[-1] == 1 and output.format in ("webp", "avif"):
+        photo = photo.in_srgb  # they hold no grey, so a grey profile would not fit
+    result = replace(photo, samples=_changed(photo, restored, mask))
+    return _write(result, output)
 
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=READABLE)
-    except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"the image has too many pixels: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        names = ", ".join(READABLE)
-        raise UnsupportedImageType(
-            f"the file is not an image that can be read; send one of {names}"
-        ) from error
+def decode(data: bytes, limits: ImageLimits) -> Pixels:
+    """What the models see of an image file."""
+    return read_photo(data, limits).pixels
 
 
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise ImageTooLarge(
-            f"the image has {width}x{height} pixels; at most {limits.max_pixels} are accepted"
-        )
-    if min(width, height) < limits.min_side:
-        raise InvalidImage(
-            f"the image has {width}x{height} pixels; each side must be at least {limits.min_side}"
-        )
+def encode(pixels: Pixels, output_format: OutputFormat, quality: int = DEFAULT_QUALITY) -> bytes:
+    """Image file of sRGB `pixels` that come from no other file."""
+    return _write(Photo(pixels), Output(output_format, quality))
+
+
+def _take_apart(data: bytes, image: Image.Image) -> Photo:
+    opened, profile = image, image.info.get("icc_profile") or b""
+    if image.mode == "CMYK":
+        # Printing inks are answered as sRGB: no output format but JPEG and TIFF could hold them.
+        opened = (profile and to_srgb_by_lcms(image, profile)) or image.convert("RGB")
+        opened.info, profile = image.info, b""
+    samples = read_samples(data, opened)
+    num_colours = 3 if samples.shape[-1] > 2 else 1
+    alpha = samples[..., num_colours:] if samples.shape[-1] > num_colours else None
+    photo = Photo(samples[..., :num_colours], alpha, metadata=read_metadata(image))
+    return _with_profile(photo, profile) if profile else photo
+
+
+def _with_profile(photo: Photo, profile: bytes) -> Photo:
+    """The photo as its profile means it; a profile that does not fit the pixels is left out."""
+    colour = parse_profile(profile)
+    if colour is not None and len(colour.curves) == photo.samples.shape[-1]:
+        return replace(photo, colour=None if colour.is_srgb else colour, icc_profile=profile)
+    if colour is not None or photo.samples.shape[-1] == 1:
+        return photo
+    image = to_srgb_by_lcms(Image.fromarray(to_8_bits(photo.samples)), profile)
+    return photo if image is None else replace(photo, samples=np.asarray(image))
+
+
+def _changed(photo: Photo, restored: UnitPixels, mask: Weights | None) -> Samples:
+    """The samples plus the change that the models made, in the photo's own colour space."""
+    is_what_was_seen = photo.colour is None and photo.samples.shape[-1] == 3
+    if is_what_was_seen and photo.samples.dtype == np.uint8 and mask is None:
+        return to_depth(restored, 255)  # the same as below, in a third of the time
+    after, before = restored, _unit(photo.pixels)
+    if photo.samples.shape[-1] == 1:
+        after, before = (after @ LUMA)[..., None], before[..., :1]
+    if photo.colour is not None:
+        after, before = photo.colour.from_srgb(after), photo.colour.from_srgb(before)
+    change = after - before
+    if mask is not None:
+        change *= mask[..., None]
+    return to_depth(_unit(photo.samples) + change, max_of(photo.samples))
+
+
+def _write(photo: Photo, output: Output) -> bytes:
+    check_output(photo.shape[1], photo.shape[0], output.format)
+    metadata = photo.metadata if output.metadata == "keep" else Metadata()
+    channels = photo.samples if photo.alpha is None else np.dstack([photo.samples, photo.alpha])
+    if output.format == "png" and channels.dtype == np.uint16:
+        return write_png_16(channels, photo.icc_profile, metadata.exif, metadata.xmp)
+    channels = to_8_bits(channels)
+    image = Image.fromarray(channels[..., 0] if channels.shape[-1] == 1 else channels)
+    if output.format == "jpeg" and photo.alpha is not None:
+        image = _on_white(image)
+    options: dict[str, Any] = save_options(metadata, output.format)
+    if photo.icc_profile:
+        options["icc_profile"] = photo.icc_profile
+    return save(image, output.format, output.quality or DEFAULT_QUALITY, **options)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """JPEG has no alpha: the picture as a white page shows it."""
+    colours, alpha = image.convert(image.mode.removesuffix("A")), image.getchannel("A")
+    page = Image.new(colours.mode, colours.size, "white")
+    page.paste(colours, mask=alpha)
+    return page
+
+
+def _unit(samples: Samples) -> NDArray[np.float32]:
+    return samples.astype(np.float32) / np.float32(max_of(samples))

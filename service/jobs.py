@@ -72,7 +72,9 @@ class EditRequest(Record):
     plugins: tuple[str, ...] | None = None
     steps: int | None = None  # denoising steps per task; None: the plugin's default
     seed: int = 0
-    output_format: Literal["png", "jpeg", "webp"] = "png"
+    output_format: Literal["png", "jpeg", "webp", "avif", "tiff"] = "png"
+    output_quality: int | None = None  # of jpeg, webp and avif; None: the codec's default here
+    metadata: Literal["keep", "strip"] = "keep"  # EXIF, XMP and IPTC; the profile always stays
     priority: Priority = Priority.NORMAL
     plan_only: bool = False  # the selector ends the job with its plan; there is no result
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone
-from service.images import Pixels
+from service.images import Pixels, UnitPixels
 from service.jobs import EditRequest, Plan, PlannedTask, Progress
 from service.selector.planner import load_planner
 from service.settings import Settings
@@ -27,7 +27,7 @@ def plan_picture(settings: Settings, pixels: Pixels, request: EditRequest) -> Pl
 
 def edit_picture(
     settings: Settings, pixels: Pixels, plan: Plan, steps: int | None, seed: int
-) -> Pixels:
+) -> UnitPixels:
     """Run the plan's installed plugins, with a progress bar on stderr."""
     _silence_libraries()
     store = settings.plugins_store
@@ -41,7 +41,7 @@ def edit_picture(
                 elif isinstance(update, EditFailed):
                     raise update.error
                 elif isinstance(update, EditDone):
-                    return update.pixels
+                    return update.restored
     raise AssertionError("the engine ended without the edit. This is a bug.")
 
 

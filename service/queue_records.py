@@ -5,6 +5,7 @@ without parsing the others.
 """
 
 import math
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ STATUS_OF_ERROR = {
     JobCanceled.code: JobStatus.CANCELED,
 }
 
+MASK_MARK = b"mask+image\0"
 
 EventKind = Literal["status", "progress"]
 
@@ -74,8 +76,17 @@ class Claim:
     consumer: str
     delivery: int
     job: Job
-    image: bytes
+    input: bytes  # as pack_input made it
     checkpoint: Checkpoint | None = None
+
+    @property
+    def image(self) -> bytes:
+        return unpack_input(self.input)[0]
+
+    @property
+    def mask(self) -> bytes:
+        """Empty: the whole image is edited."""
+        return unpack_input(self.input)[1]
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,20 @@ class DeadLetter(Record):
             attempts=attempts,
             at=time.time(),
         )
+
+
+def pack_input(image: bytes, mask: bytes) -> bytes:
+    """What is kept of a job's input: the image file alone, or a mask and the image."""
+    return b"".join((MASK_MARK, struct.pack(">Q", len(mask)), mask, image)) if mask else image
+
+
+def unpack_input(kept: bytes) -> tuple[bytes, bytes]:
+    """Image and mask. No image file starts with the mark."""
+    if not kept.startswith(MASK_MARK):
+        return kept, b""
+    start = len(MASK_MARK) + 8
+    (num_bytes,) = struct.unpack(">Q", kept[len(MASK_MARK) : start])
+    return kept[start + num_bytes :], kept[start : start + num_bytes]
 
 
 def error_of(error: JobError) -> DiffPluginError:

@@ -22,7 +22,7 @@ from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
 from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.errors import DiffPluginError, QueueUnavailable
-from service.images import ImageLimits, Pixels
+from service.images import ImageLimits, Output, UnitPixels
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage, error_of
 from service.jobs import JobError, JobStatus, WorkerInfo
 from service.metrics import EngineMetrics
@@ -102,8 +102,8 @@ class Worker:
         if step:
             await self._publish(await step)
         self._drop_rows()
-        for row, pixels in filter(None, opened):
-            self._add(row, pixels)
+        for row in filter(None, opened):
+            self._add(row)
         if not step and not claims and self._ends:
             await asyncio.wait(self._ends, return_when=asyncio.FIRST_COMPLETED)
         return not (was_busy or claims)
@@ -145,8 +145,8 @@ class Worker:
                 await self._hand_back(claim)
         return kept
 
-    async def _open(self, claim: Claim) -> tuple[Row, Pixels] | None:
-        """The row of a claim and its pixels; None if its end is known already."""
+    async def _open(self, claim: Claim) -> Row | None:
+        """The row of a claim, its photo read; None if its end is known already."""
         row = Row(claim, claim.job.timings)
         self._rows[row.id] = row  # from now on its lease is renewed
         if not row.plugins:
@@ -154,20 +154,21 @@ class Worker:
             return None
         start = time.perf_counter()
         try:
-            pixels = await asyncio.to_thread(images.decode, claim.image, self.settings.limits)
+            limits = self.settings.limits
+            row.photo = await asyncio.to_thread(images.read_photo, claim.image, limits)
         except Exception as error:
             self._fail(row, error)
             return None
         row.measure(decode_s=time.perf_counter() - start)
-        return row, pixels
+        return row
 
-    def _add(self, row: Row, pixels: Pixels) -> None:
+    def _add(self, row: Row) -> None:
         if row.id not in self._rows or row.is_ending:
             return  # dropped while it was decoded
         request = row.claim.job.request
         try:
-            if row.claim.checkpoint:
-                pixels = pixels_of(row.claim.checkpoint)
+            checkpoint = row.claim.checkpoint
+            pixels = pixels_of(checkpoint) if checkpoint else row.photo.pixels
             self.engine.add(
                 Edit(row.id, pixels, row.plugins, request.steps, request.seed, row.num_done)
             )
@@ -228,18 +229,22 @@ class Worker:
     def _complete(self, row: Row, done: EditDone) -> None:
         engine_s = {"prepare_s", "denoise_s", "finish_s"}
         row.measure(**done.timings.model_dump(include=engine_s))
-        self._end(row, lambda: self._encode_and_complete(row, done.pixels))
+        self._end(row, lambda: self._encode_and_complete(row, done.restored))
 
-    async def _encode_and_complete(self, row: Row, pixels: Pixels) -> bool:
-        output_format = row.claim.job.request.output_format
+    async def _encode_and_complete(self, row: Row, restored: UnitPixels) -> bool:
         start = time.perf_counter()
         try:
-            result = await asyncio.to_thread(images.encode, pixels, output_format)
-        except Exception as error:  # e.g. webp ends at 16383 pixels a side
+            result = await asyncio.to_thread(self._encode, row, restored)
+        except Exception as error:
             return await self._write_failure(row, _record(row.claim, error))
         row.measure(encode_s=time.perf_counter() - start)
-        media_type = images.MEDIA_TYPES[output_format]
+        media_type = images.MEDIA_TYPES[row.claim.job.request.output_format]
         return await self.queue.complete(row.claim, result, media_type, row.timings)
+
+    def _encode(self, row: Row, restored: UnitPixels) -> bytes:
+        mask = images.read_mask(row.claim.mask, self.settings.limits, row.photo.shape)
+        output = Output.of(row.claim.job.request)
+        return images.write_photo(row.photo, restored, output, row.plugins, mask)
 
     async def _complete_untouched(self, row: Row) -> bool:
         image = row.claim.image

@@ -3,11 +3,11 @@
 import asyncio
 import io
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.images import Pixels
+from service.images import Photo, Pixels
 from service.jobs import JobStatus, Plan, Timings
 from service.queue_records import Checkpoint, Claim
 
@@ -20,6 +20,7 @@ class Row:
 
     claim: Claim
     timings: Timings
+    photo: Photo = field(init=False)  # once it is read
     is_lost: bool = False  # taken over, canceled or expired: leave it alone
     is_ending: bool = False  # its end is being written
     status: JobStatus = JobStatus.SUCCEEDED  # how it ends

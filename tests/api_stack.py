@@ -22,7 +22,7 @@ from PIL import Image
 
 from service.api.app import create_app
 from service.api.intake import Intake
-from service.images import ImageLimits, decode, encode
+from service.images import ImageLimits, Output, read_mask, read_photo, write_photo
 from service.job_queue import JobQueue
 from service.jobs import Job, JobError, Plan, PlannedTask, Timings, WorkerInfo
 from service.queue_records import Claim, Stage
@@ -128,7 +128,9 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
     if "break" in request.instruction:
         await queue.fail(claim, JobError(code="edit_failed", detail="the engine broke"))
         return
-    result = encode(255 - decode(claim.image, LIMITS), request.output_format)
+    photo = read_photo(claim.image, LIMITS)
+    mask = read_mask(claim.mask, LIMITS, photo.shape)
+    result = write_photo(photo, 1 - photo.unchanged, Output.of(request), (), mask)
     timings = Timings(denoise_s=0.25)
     await queue.complete(claim, result, f"image/{request.output_format}", timings)
 

@@ -15,6 +15,8 @@ from PIL import Image
 
 from service.jobs import JobStatus
 from tests.api_stack import Stack, listening, photo, serving, until
+from tests.test_image_fidelity import described_jpeg
+from tests.test_images import file_of
 
 
 @pytest.fixture
@@ -71,6 +73,30 @@ async def test_output_format_is_what_comes_back(stack: Stack) -> None:
     answer = await stack.edit(instruction="derain", output_format="webp")
     assert answer.headers["content-type"] == "image/webp"
     assert Image.open(BytesIO(answer.content)).format == "WEBP"
+
+
+async def test_quality_and_metadata_are_what_was_asked_for(stack: Stack) -> None:
+    image = described_jpeg()
+    wishes = [("90", "keep"), ("10", "strip")]
+    answers = [
+        await stack.edit(
+            image, instruction="derain", output_format="jpeg", output_quality=quality, metadata=word
+        )
+        for quality, word in wishes
+    ]
+    kept, stripped = (Image.open(BytesIO(answer.content)) for answer in answers)
+    assert kept.getexif()[0x013B] == "A. Body" and not stripped.getexif()
+    assert kept.quantization[0][0] < stripped.quantization[0][0]
+
+
+async def test_a_mask_limits_the_edit_and_leaves_the_rest_bit_exact(stack: Stack) -> None:
+    mask = np.zeros((32, 48), np.uint8)
+    mask[:, :24] = 255
+    files = {"image": photo(), "mask": file_of(Image.fromarray(mask), "PNG")}
+    answer = await stack.client.post("/v1/edit", data={"instruction": "derain"}, files=files)
+    result, before = pixels_of(answer.content), pixels_of(photo())
+    np.testing.assert_array_equal(result[:, 24:], before[:, 24:])
+    assert np.abs(result[:, :16].astype(int) - (255 - before[:, :16])).mean() < 2
 
 
 async def test_sentence_that_asks_for_nothing_gives_the_photo_back(stack: Stack) -> None:

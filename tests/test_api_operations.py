@@ -90,6 +90,9 @@ async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
         "seed",
         "output_format",
         "priority",
+        "output_quality",
+        "metadata",
+        "mask",
         "timeout",
     }
     assert "422" not in json.dumps(list(spec["paths"]["/v1/edit"]["post"]["responses"]))

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from service.jobs import EditRequest, Job, WorkerInfo
 from tests.api_stack import Stack, listening, photo, serving
-from tests.test_images import png_with_header
+from tests.test_images import file_of, png_with_header
 
 
 @pytest.fixture
@@ -51,6 +52,31 @@ async def test_bad_image_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("mask", "code", "says"),
+    [
+        (photo(47, 32), "invalid_request", "47x32 pixels"),
+        (b"", "invalid_request", "0 bytes"),
+        (photo()[:500], "invalid_image", "damaged"),
+        (b"white", "unsupported_image_type", "send one of PNG"),
+        (file_of(Image.new("L", (48, 32)), "PNG"), "invalid_request", "all black"),
+    ],
+    ids=["size", "empty", "truncated", "text", "black"],
+)
+async def test_bad_mask_is_refused(stack: Stack, mask: bytes, code: str, says: str) -> None:
+    files = {"image": photo(), "mask": ("mask.png", mask)}
+    answer = await stack.client.post("/v1/edit", data={"instruction": "derain"}, files=files)
+    assert problem(answer)[1] == code
+    assert says in answer.json()["detail"]
+    assert await num_jobs(stack) == 0
+
+
+async def test_a_plan_takes_no_mask(stack: Stack) -> None:
+    files = {"image": photo(), "mask": photo()}
+    answer = await stack.client.post("/v1/plan", data={"instruction": "derain"}, files=files)
+    assert problem(answer) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"instruction": "x" * 100_000}, "100000 characters; at most 1000"),
@@ -59,7 +85,10 @@ async def test_bad_image_is_refused(
         ({"instruction": "derain", "steps": "101"}, "at most 100"),
         ({"instruction": "derain", "steps": "many"}, "'steps'"),
         ({"instruction": "derain", "seed": "-1"}, "'seed'"),
-        ({"instruction": "derain", "output_format": "gif"}, "'png', 'jpeg' or 'webp'"),
+        ({"instruction": "derain", "output_format": "gif"}, "'jpeg', 'webp', 'avif' or 'tiff'"),
+        ({"instruction": "derain", "output_quality": "50"}, "png loses nothing"),
+        ({"instruction": "derain", "output_format": "jpeg", "output_quality": "0"}, "'output_q"),
+        ({"instruction": "derain", "metadata": "some"}, "'keep' or 'strip'"),
         ({"instruction": "derain", "timeout": "0"}, "'timeout'"),
         ({"instruction": "derain", "timeout": "nan"}, "'timeout'"),
         ({"instruction": "derain", "timeout": "1e9"}, "timeout may be at most"),

@@ -96,6 +96,36 @@ def test_edit_writes_a_picture_of_the_same_size_without_a_server(
         assert (restored.format, restored.size) == ("JPEG", (64, 48))
 
 
+def test_edit_keeps_what_the_mask_leaves_black_and_writes_other_formats(
+    store: Path, picture: Path, tmp_path: Path
+) -> None:
+    mask, out = tmp_path / "mask.png", tmp_path / "out.png"
+    Image.new("L", (64, 48)).save(mask)
+    with Image.open(mask) as image:
+        image.paste(255, (0, 0, 32, 48))
+        image.save(mask)
+    arguments = ["edit", str(picture), "--plugin", "derain", "--mask", str(mask), "-o"]
+    assert CliRunner().invoke(app, [*arguments, str(out)]).exit_code == 0
+    with Image.open(picture) as before, Image.open(out) as after:
+        right, left = (32, 0, 64, 48), (0, 0, 32, 48)
+        assert after.crop(right).tobytes() == before.crop(right).tobytes()
+        assert after.crop(left).tobytes() != before.crop(left).tobytes()
+    avif = tmp_path / "out.avif"
+    arguments[-1:] = ["--quality", "60", "--metadata", "strip", "-o", str(avif)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    with Image.open(avif) as image:
+        assert (image.format, image.size) == ("AVIF", (64, 48))
+
+
+def test_edit_refuses_a_quality_of_a_lossless_format(
+    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["edit", str(picture), "derain", "--quality", "50", "-o", "out.png"]
+    code, stderr = run_main(arguments, monkeypatch, capsys)
+    assert code == 2
+    assert "--quality" in stderr
+
+
 def test_edit_plans_the_sentence_and_says_what_is_not_installed(
     store: Path, picture: Path, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from service import errors
 from service.client import AsyncClient, Client
@@ -52,6 +53,19 @@ async def test_edit_returns_image_plan_seed_and_timings(url: str) -> None:
     assert result.plan.scores["derain"] == 0.9
     assert (result.seed, result.no_op) == (11, False)
     assert result.timings.denoise_s == 0.25
+
+
+async def test_a_mask_a_quality_and_metadata_are_sent(url: str, tmp_path: Path) -> None:
+    black = np.zeros((32, 48), np.uint8)
+    black[0, 0] = 255
+    mask = tmp_path / "mask.png"
+    Image.fromarray(black).save(mask)
+    async with AsyncClient(url) as client:
+        result = await client.edit(photo(), "derain", metadata="strip", mask=mask)
+        with pytest.raises(errors.InvalidRequest, match="png loses nothing"):
+            await client.edit(photo(), "derain", output_quality=50)
+    before = decode(photo(), LIMITS)
+    np.testing.assert_array_equal(decode(result.image, LIMITS)[8:], before[8:])
 
 
 async def test_blocking_client_does_the_same(url: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ LAYERS = {
     "service.settings": 0,
     "service.jobs": 1,
     "service.images": 1,
+    "service.image": 1,  # image_files and its family: what images is made of
     "service.plugin_manifest": 1,
     "service.logs": 1,
     "service.metrics": 3,

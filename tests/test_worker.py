@@ -16,9 +16,11 @@ from PIL import Image
 from service import errors
 from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone, TaskDone, Update
-from service.images import ImageLimits, encode
+from service.image_png import write_png_16
+from service.images import ImageLimits, encode, read_photo
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings
+from service.queue_records import pack_input
 from service.redis_server import PrivateRedis
 from service.worker import Worker, WorkerSettings
 
@@ -85,7 +87,7 @@ class InvertingEngine:
         del self.edits[edit_id]
         return [
             StepDone(edit_id, progress),
-            EditDone(edit_id, 255 - edit.pixels, Timings(denoise_s=0.125)),
+            EditDone(edit_id, 1 - edit.pixels.astype(np.float32) / 255, Timings(denoise_s=0.125)),
         ]
 
 
@@ -185,6 +187,31 @@ async def test_a_plan_with_nothing_to_run_returns_the_input(queue: JobQueue) -> 
     job = await queue.get(job_id)
     assert (job.status, job.no_op) == (JobStatus.SUCCEEDED, True)
     assert await queue.result_of(job_id) == encode(PIXELS, "png")
+
+
+async def test_depth_metadata_and_unmasked_samples_pass_through_the_worker(
+    queue: JobQueue,
+) -> None:
+    samples = np.random.default_rng(1).integers(0, 65536, (16, 24, 3)).astype(np.uint16)
+    mask = np.zeros((16, 24), np.uint8)
+    mask[:, :12] = 255
+    image = pack_input(write_png_16(samples, xmp=b"<x/>"), encode_grey(mask))
+    photo = read_photo(await queue.result_of(await submit_and_run(queue, image)), LIMITS)
+    np.testing.assert_array_equal(photo.samples[:, 12:], samples[:, 12:])
+    assert np.abs(photo.samples[:, :6].astype(int) - (65535 - samples[:, :6])).mean() < 700
+    assert photo.metadata.xmp == b"<x/>"
+
+
+async def submit_and_run(queue: JobQueue, image: bytes) -> str:
+    job_id = await submit(queue, image=image)
+    await run_burst(queue)
+    return job_id
+
+
+def encode_grey(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 async def test_a_result_that_cannot_be_encoded_fails_its_job(queue: JobQueue) -> None:

@@ -7,11 +7,11 @@ import time
 
 from service import errors
 from service.api.schemas import MAX_SEED, EditFields, Fields
-from service.images import ImageLimits, decode, media_type
+from service.images import ImageLimits, check_files, media_type
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
 from service.plugin_manifest import PluginManifest, installed_plugins
-from service.queue_records import OnceKey, error_of
+from service.queue_records import OnceKey, error_of, pack_input
 from service.settings import Settings
 
 MAX_KEY_CHARS = 255
@@ -28,13 +28,18 @@ class Intake:
         )
 
     async def submit_edit(
-        self, image: bytes, fields: EditFields, idempotency_key: str | None = None
+        self,
+        image: bytes,
+        fields: EditFields,
+        mask: bytes = b"",
+        idempotency_key: str | None = None,
     ) -> Job:
         """Queue an edit; any of ClientError or Unavailable if it cannot be served.
 
-        The same key with the same image and fields is the same job.
+        The same key with the same image, mask and fields is the same job.
         """
-        once = None if idempotency_key is None else _once_key(idempotency_key, image, fields)
+        kept = pack_input(image, mask)
+        once = None if idempotency_key is None else _once_key(idempotency_key, kept, fields)
         self._check_fields(fields)
         if not fields.instruction.strip() and fields.plugins is None:
             raise errors.InvalidRequest(
@@ -47,8 +52,10 @@ class Intake:
             seed=secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed,
             output_format=fields.output_format,
             priority=Priority(fields.priority),
+            output_quality=fields.output_quality,
+            metadata=fields.metadata,
         )
-        return await self._submit(image, request, fields.timeout, once)
+        return await self._submit(image, request, fields.timeout, mask, once)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
         """Queue a job that ends with its plan."""
@@ -95,15 +102,16 @@ class Intake:
         image: bytes,
         request: EditRequest,
         timeout_s: float | None,
+        mask: bytes = b"",
         once: OnceKey | None = None,
     ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
         if request.plugins is not None:
             await self._check_plugins(request.plugins)
-        await asyncio.to_thread(decode, image, self._limits)
+        await asyncio.to_thread(check_files, image, mask, request.output_format, self._limits)
         await self._check_live(request)
         job = Job(request=request, plan=_named_plan(request), deadline_at=deadline_at)
-        return await self.queue.submit(job, image, once)
+        return await self.queue.submit(job, pack_input(image, mask), once)
 
     def _check_fields(self, fields: Fields) -> None:
         limits = self._settings
@@ -141,11 +149,11 @@ class Intake:
             )
 
 
-def _once_key(key: str, image: bytes, fields: EditFields) -> OnceKey:
+def _once_key(key: str, kept: bytes, fields: EditFields) -> OnceKey:
     """Hashed: a key is the caller's and may be long or hold anything."""
     if not key.strip() or len(key) > MAX_KEY_CHARS:
         raise errors.InvalidRequest(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
-    digest = hashlib.sha256(image)
+    digest = hashlib.sha256(kept)
     digest.update(fields.model_dump_json().encode())
     return OnceKey(hashlib.sha256(key.encode()).hexdigest(), digest.hexdigest())
 

@@ -12,7 +12,7 @@ from service.api.forms import read_form
 from service.api.intake import Intake
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.schemas import EditAnswer, EditFields, Fields, PlanAnswer, PlanFields, PluginList
-from service.errors import JobCanceled
+from service.errors import InvalidRequest, JobCanceled
 from service.images import MEDIA_TYPES
 from service.jobs import Job, Plan, Timings
 
@@ -32,8 +32,11 @@ Door = Annotated[Intake, Depends(_intake)]
 def _form_of(fields: type[Fields]) -> dict[str, Any]:
     """OpenAPI of a request that forms.read_form reads."""
     schema = fields.model_json_schema()
-    image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."}
-    schema["properties"] = {"image": image, **schema["properties"]}
+    file = {"type": "string", "format": "binary"}
+    image = {**file, "description": "PNG, JPEG, WebP, AVIF, TIFF or BMP."}
+    mask = {**file, "description": "PNG of the image's size: white is edited, black stays."}
+    files = {"image": image, "mask": mask} if fields is EditFields else {"image": image}
+    schema["properties"] = {**files, **schema["properties"]}
     schema["required"] = ["image"]
     body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     return {"requestBody": body}
@@ -56,9 +59,9 @@ async def edit(request: Request, intake: Door) -> Response:
 
     A request that is sent again with the same `Idempotency-Key` gets the same job.
     """
-    image, fields = await read_form(request, EditFields)
+    files, fields = await read_form(request, EditFields)
     key = request.headers.get("idempotency-key")
-    job = await intake.submit_edit(image, fields, key)
+    job = await intake.submit_edit(files.image, fields, files.mask, key)
     if "respond-async" in request.headers.get("prefer", "").lower():
         return _accepted(job)
     # Whoever sends a key may come back with it, so the job goes on without them.
@@ -73,8 +76,10 @@ async def edit(request: Request, intake: Door) -> Response:
 @router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=_form_of(PlanFields))
 async def plan(request: Request, intake: Door) -> Response:
     """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
-    image, fields = await read_form(request, PlanFields)
-    job = await _finish_unless_gone(request, intake, await intake.submit_plan(image, fields))
+    files, fields = await read_form(request, PlanFields)
+    if files.mask:
+        raise InvalidRequest("a plan takes no mask; send it to /v1/edit")
+    job = await _finish_unless_gone(request, intake, await intake.submit_plan(files.image, fields))
     answer = PlanAnswer(id=job.id, plan=job.plan or Plan(), timings=job.timings)
     return _json(answer, headers={"X-Job-Id": job.id})
 

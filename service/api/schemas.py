@@ -4,10 +4,17 @@ import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from service.errors import InvalidRequest
-from service.images import OutputFormat
+from service.images import LOSSY, OutputFormat
 from service.jobs import Job, JobStatus, Plan, Record, Timings
 from service.plugin_manifest import PluginManifest
 
@@ -54,6 +61,12 @@ class EditFields(Fields):
     priority: Literal["high", "normal", "low"] = Field(
         "normal", description="Class that the job waits in; none is starved by a better one."
     )
+    output_quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="Of jpeg, webp and avif: 1 to 100."
+    )
+    metadata: Literal["keep", "strip"] = Field(
+        "keep", description="EXIF, XMP and IPTC; the colour profile stays either way."
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod
@@ -65,14 +78,24 @@ class EditFields(Fields):
         names = [name.strip() for part in parts for name in part.split(",")]
         return tuple(name for name in names if name) or None
 
+    @model_validator(mode="after")
+    def _check_quality(self) -> Self:
+        if self.output_quality is not None and self.output_format not in LOSSY:
+            raise ValueError(
+                f"output_quality is of {', '.join(LOSSY)}; {self.output_format} loses nothing"
+            )
+        return self
+
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    accepted = ", ".join(["image", *model.model_fields])
+    accepted = ", ".join(["image", "mask", *model.model_fields])
     parts = []
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             parts.append(f"field {name!r} is unknown; the fields are {accepted}")
+        elif not name:
+            parts.append(problem["msg"])
         else:
             parts.append(f"field {name!r}: {problem['msg']}")
     return "; ".join(parts)

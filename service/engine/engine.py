@@ -84,12 +84,13 @@ class Engine:
         return done + [StepDone(t.edit.id, t.progress) for t in batch]
 
     def _finish_task(self, trajectory: Trajectory) -> Update | None:
-        pixels = self.runner.finish(trajectory)
+        restored = self.runner.finish(trajectory)
+        done = EditDone(trajectory.edit.id, restored, trajectory.timings)
         if not trajectory.is_last_task:
-            trajectory.start_next_task(pixels)
-            return TaskDone(trajectory.edit.id, trajectory.task, pixels)
+            trajectory.start_next_task(done.pixels)
+            return TaskDone(trajectory.edit.id, trajectory.task, done.pixels)
         self.scheduler.remove(trajectory.edit.id)
-        return EditDone(trajectory.edit.id, pixels, trajectory.timings)
+        return done
 
     def _isolate(
         self, work: Callable[[Trajectory], Update | None], trajectory: Trajectory

@@ -10,7 +10,7 @@ from torch import Tensor
 from service.engine.sampling import NoiseSchedule, SamplerState, update
 from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.trajectory import Prepared, Stage, Trajectory
-from service.images import Pixels
+from service.images import UnitPixels
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise
 from service.models.plugin import Plugin
@@ -72,17 +72,16 @@ class ModelRunner:
         return seconds
 
     @torch.inference_mode()
-    def finish(self, trajectory: Trajectory) -> Pixels:
-        """Decode to 8-bit pixels of the input's size."""
+    def finish(self, trajectory: Trajectory) -> UnitPixels:
+        """Decode to the input's size; not rounded, for the input may have had more than 8 bits."""
         began = time.perf_counter()
         latents = trajectory.current.state.x.to(self.backbone.dtype)
         views = self.backbone.decode(latents).float()
         height, width = trajectory.pixels.shape[:2]
         image = merge_views(views, trajectory.current.shifts, (height, width))
-        unit = (image / 2 + 0.5).clamp(0, 1)
-        pixels = (unit * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        restored = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
         trajectory.spend("finish_s", time.perf_counter() - began)
-        return np.ascontiguousarray(pixels)
+        return np.ascontiguousarray(restored)
 
 
 def _run_scb(

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from service.errors import DiffPluginError
-from service.images import Pixels
+from service.images import Pixels, UnitPixels
 from service.jobs import Progress, Timings
 
 
@@ -26,11 +28,16 @@ class TaskDone:
 
 @dataclass(frozen=True)
 class EditDone:
-    """All tasks of an edit; pixels (H, W, 3) have the size of its input."""
+    """All tasks of an edit; `restored` (H, W, 3) has the size of its input."""
 
     id: str
-    pixels: Pixels
+    restored: UnitPixels
     timings: Timings
+
+    @property
+    def pixels(self) -> Pixels:
+        """`restored` in 8 bits."""
+        return np.rint(self.restored * 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
