@@ -57,7 +57,7 @@ def read_manifest(folder: Path) -> PluginManifest:
 
 
 def installed_plugins(store: Path, base: str) -> dict[str, PluginManifest]:
-    """Manifests of every plugin of `base`, sorted by name; a malformed one is logged, not listed."""
+    """Manifests of the plugins of `base`, sorted by name; a malformed one is logged, not listed."""
     manifests = {}
     for path in sorted((store / base / "plugins").glob("*/manifest.json")):
         try:

@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: the one table of statuses, and RFC 9457 application/problem+json."""
+"""Errors as HTTP answers: RFC 9457 application/problem+json. Their statuses: api.catalogue."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,30 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.catalogue import CATALOGUE
 
 MEDIA_TYPE = "application/problem+json"
-
-# 499 is nginx's "client closed request": HTTP has no status for a job that the caller canceled.
-STATUS: Mapping[type[errors.DiffPluginError], int] = MappingProxyType(
-    {
-        errors.DiffPluginError: 500,
-        errors.ClientError: 400,
-        errors.InvalidRequest: 422,
-        errors.InvalidImage: 422,
-        errors.UnsupportedImageType: 415,
-        errors.ImageTooLarge: 413,
-        errors.UnknownPlugin: 422,
-        errors.JobNotFound: 404,
-        errors.JobNotFinished: 409,
-        errors.Unavailable: 503,
-        errors.Overloaded: 429,
-        errors.NoWorker: 503,
-        errors.QueueUnavailable: 503,
-        errors.DeadlineExceeded: 504,
-        errors.JobCanceled: 499,
-        errors.EditFailed: 500,
-    }
-)
 
 # What the router itself answers, before any of our code runs: code and title by status.
 ROUTER_CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
@@ -63,7 +42,8 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
-    return _answer(request, STATUS[type(error)], error.code, error.title, str(error), headers)
+    status = CATALOGUE[type(error)].http
+    return _answer(request, status, error.code, error.title, str(error), headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -30,7 +30,8 @@ class Fields(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InvalidRequest(_explain(error, cls)) from error
+            fields = _explain(error, cls)
+            raise InvalidRequest("; ".join(fields.values()), fields) from error
 
 
 class PlanFields(Fields):
@@ -63,16 +64,17 @@ class EditFields(Fields):
         return tuple(name for name in names if name) or None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
+    """What is wrong, by field."""
     accepted = ", ".join(["image", *model.model_fields])
-    parts = []
+    fields: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parts.append(f"field {name!r} is unknown; the fields are {accepted}")
+            fields[name] = f"field {name!r} is unknown; the fields are {accepted}"
         else:
-            parts.append(f"field {name!r}: {problem['msg']}")
-    return "; ".join(parts)
+            fields[name] = f"field {name!r}: {problem['msg']}"
+    return fields
 
 
 class ResultFile(Record):
