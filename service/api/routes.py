@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -9,7 +10,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from service.api.forms import read_form
-from service.api.intake import Intake
+from service.api.intake import Intake, raise_for
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.schemas import EditAnswer, EditFields, Fields, PlanAnswer, PlanFields, PluginList
 from service.errors import JobCanceled
@@ -19,6 +20,9 @@ from service.jobs import Job, Plan, Timings
 router = APIRouter(
     responses={"default": {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}}
 )
+
+# RFC 7240; with both, the seconds count.
+PREFERENCE = re.compile(r"\bwait\s*=\s*\"?(?P<wait_s>\d{1,6})|\brespond-async\b(?!.*\bwait\s*=)")
 
 
 async def _intake(request: Request) -> Intake:
@@ -52,12 +56,18 @@ def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     openapi_extra=_form_of(EditFields),
 )
 async def edit(request: Request, intake: Door) -> Response:
-    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job."""
+    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job,
+    `Prefer: wait=n` after n seconds if it has not ended by then."""
     image, fields = await read_form(request, EditFields)
+    preference = PREFERENCE.search(request.headers.get("prefer", "").lower())
     job = await intake.submit_edit(image, fields)
-    if "respond-async" in request.headers.get("prefer", "").lower():
-        return _accepted(job)
-    job = await _finish_unless_gone(request, intake, job)
+    if preference:
+        # `respond-async` alone has no seconds to wait.
+        job = await _finish_unless_gone(request, intake, job, float(preference["wait_s"] or 0))
+    else:
+        job = await _finish_unless_gone(request, intake, job)
+    if not job.status.is_final:
+        return _accepted(job, applied=preference[0] if preference else "")
     result, media_type = await intake.result_of(job)
     if "application/json" in request.headers.get("accept", ""):
         answer = EditAnswer.of(job, result, media_type)
@@ -103,19 +113,31 @@ async def list_plugins(request: Request, intake: Door) -> Response:
     return _json(PluginList(base=request.app.state.base, plugins=tuple(plugins.values())))
 
 
-async def _finish_unless_gone(request: Request, intake: Intake, job: Job) -> Job:
-    """The finished job; it is canceled if the client goes away first."""
+async def _finish_unless_gone(
+    request: Request, intake: Intake, job: Job, wait_s: float | None = None
+) -> Job:
+    """The finished job, or as it stands after `wait_s`; canceled if the client goes away first."""
     finish = asyncio.create_task(intake.finish(job))
     gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({finish, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({finish, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         if finish.done():
             return finish.result()
-        await intake.queue.cancel(job.id)
-        raise JobCanceled(f"the client went away; job {job.id} was canceled")
+        if gone.done():
+            await intake.queue.cancel(job.id)
+            raise JobCanceled(f"the client went away; job {job.id} was canceled")
+        return job if wait_s == 0 else await _standing(intake, job)
     finally:
         finish.cancel()
         gone.cancel()
+
+
+async def _standing(intake: Intake, job: Job) -> Job:
+    """The job as it is; raises what it ended with."""
+    job = await intake.queue.get(job.id)
+    if job.status.is_final:
+        raise_for(job)
+    return job
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -124,10 +146,10 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _accepted(job: Job) -> Response:
+def _accepted(job: Job, applied: str) -> Response:
     headers = {
         "Location": f"/v1/edits/{job.id}",
-        "Preference-Applied": "respond-async",
+        "Preference-Applied": applied,
         "X-Job-Id": job.id,
         "X-Seed": str(job.request.seed),
     }

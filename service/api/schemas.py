@@ -131,3 +131,17 @@ class Readiness(Record):
     missing: tuple[str, ...] = ()
     workers: int = 0
     selectors: int = 0
+
+
+class V2Readiness(Record):
+    """GET /v2/health/ready."""
+
+    ready: bool
+
+
+class ServerMetadata(Record):
+    """GET /v2; no extension of the Open Inference Protocol is served."""
+
+    name: str = "diffplugin-serve"
+    version: str
+    extensions: tuple[str, ...] = ()
