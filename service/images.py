@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, InvalidImage, UnsupportedImageType
 
@@ -62,6 +62,13 @@ def encode(pixels: Pixels, output_format: OutputFormat, quality: int = 95) -> by
 def media_type(data: bytes) -> str:
     """Media type of a readable image file."""
     return Image.MIME[_open(data).format or ""]
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a readable image file, turned as its EXIF orientation says."""
+    image = _open(data)
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if is_turned else image.size
 
 
 def _open(data: bytes) -> Image.Image:

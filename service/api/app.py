@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import events, operations, routes
+from service.api import events, openai_images, operations, routes
 from service.api.grpc_server import serving_grpc
 from service.api.intake import Intake
 from service.api.middleware import Gate
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     add_problem_handlers(app)
     app.include_router(routes.router)
     app.include_router(events.router)
+    app.include_router(openai_images.router)
     app.include_router(operations.router)
     return app
 

@@ -5,12 +5,13 @@ from types import MappingProxyType
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service import errors
 from service.api.catalogue import CATALOGUE
+from service.api.openai_errors import body, is_openai, openai_problem
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -42,6 +43,8 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
+    if is_openai(request.url.path):
+        return openai_problem(error, headers)
     status = CATALOGUE[type(error)].http
     return _answer(request, status, error.code, error.title, str(error), headers)
 
@@ -64,6 +67,9 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException. This is a bug."
     code, title = ROUTER_CODES.get(error.status_code, ("bad_request", "Bad request"))
     detail = f"{error.detail}: {request.method} {request.url.path}"
+    if is_openai(request.url.path):
+        answer = body(detail, "invalid_request_error", code)
+        return JSONResponse(answer, error.status_code, error.headers)
     return _answer(request, error.status_code, code, title, detail, dict(error.headers or {}))
 
 

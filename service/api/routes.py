@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from service.api.forms import read_form
 from service.api.intake import Intake, raise_for
 from service.api.problems import MEDIA_TYPE, Problem
-from service.api.schemas import EditAnswer, EditFields, Fields, PlanAnswer, PlanFields, PluginList
+from service.api.schemas import EditAnswer, EditFields, PlanAnswer, PlanFields, PluginList
 from service.errors import JobCanceled
 from service.images import MEDIA_TYPES
 from service.jobs import Job, Plan, Timings
@@ -33,7 +33,7 @@ async def _intake(request: Request) -> Intake:
 Door = Annotated[Intake, Depends(_intake)]
 
 
-def _form_of(fields: type[Fields]) -> dict[str, Any]:
+def form_of(fields: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI of a request that forms.read_form reads."""
     schema = fields.model_json_schema()
     image = {"type": "string", "format": "binary", "description": "PNG, JPEG, WebP, BMP or TIFF."}
@@ -53,7 +53,7 @@ def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     "/v1/edit",
     response_class=Response,
     responses={**_image_or(EditAnswer), 202: {"model": Job}},
-    openapi_extra=_form_of(EditFields),
+    openapi_extra=form_of(EditFields),
 )
 async def edit(request: Request, intake: Door) -> Response:
     """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job,
@@ -63,9 +63,9 @@ async def edit(request: Request, intake: Door) -> Response:
     job = await intake.submit_edit(image, fields)
     if preference:
         # `respond-async` alone has no seconds to wait.
-        job = await _finish_unless_gone(request, intake, job, float(preference["wait_s"] or 0))
+        job = await finish_unless_gone(request, intake, job, float(preference["wait_s"] or 0))
     else:
-        job = await _finish_unless_gone(request, intake, job)
+        job = await finish_unless_gone(request, intake, job)
     if not job.status.is_final:
         return _accepted(job, applied=preference[0] if preference else "")
     result, media_type = await intake.result_of(job)
@@ -75,11 +75,11 @@ async def edit(request: Request, intake: Door) -> Response:
     return Response(result, media_type=media_type, headers=_headers_of(job))
 
 
-@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=_form_of(PlanFields))
+@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=form_of(PlanFields))
 async def plan(request: Request, intake: Door) -> Response:
     """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
     image, fields = await read_form(request, PlanFields)
-    job = await _finish_unless_gone(request, intake, await intake.submit_plan(image, fields))
+    job = await finish_unless_gone(request, intake, await intake.submit_plan(image, fields))
     answer = PlanAnswer(id=job.id, plan=job.plan or Plan(), timings=job.timings)
     return _json(answer, headers={"X-Job-Id": job.id})
 
@@ -113,7 +113,7 @@ async def list_plugins(request: Request, intake: Door) -> Response:
     return _json(PluginList(base=request.app.state.base, plugins=tuple(plugins.values())))
 
 
-async def _finish_unless_gone(
+async def finish_unless_gone(
     request: Request, intake: Intake, job: Job, wait_s: float | None = None
 ) -> Job:
     """The finished job, or as it stands after `wait_s`; canceled if the client goes away first."""

@@ -30,7 +30,7 @@ class Fields(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            fields = _explain(error, cls)
+            fields = explain(error, cls)
             raise InvalidRequest("; ".join(fields.values()), fields) from error
 
 
@@ -64,7 +64,7 @@ class EditFields(Fields):
         return tuple(name for name in names if name) or None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
+def explain(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
     """What is wrong, by field."""
     accepted = ", ".join(["image", *model.model_fields])
     fields: dict[str, str] = {}
