@@ -210,3 +210,5 @@ async def test_proxy_of_the_environment_is_not_asked_for_loopback(
     async with AsyncClient(url) as client:
         with pytest.raises(errors.JobNotFound):
             await client.get("nobody")
+    with Client(url) as blocking, pytest.raises(errors.JobNotFound):
+        await asyncio.to_thread(blocking.get, "nobody")
