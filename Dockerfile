@@ -30,7 +30,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     DIFFPLUGIN_HOST=0.0.0.0 \
     DIFFPLUGIN_PLUGINS_STORE=/app/plugins_store
 USER diffplugin
-EXPOSE 8000
+EXPOSE 8000 50051
 
 FROM runtime AS api
 COPY --from=build-api /opt/venv /opt/venv

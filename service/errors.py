@@ -18,6 +18,8 @@ DiffPluginError
 └── EditFailed                  the engine could not finish the job
 """
 
+from collections.abc import Mapping
+
 
 class DiffPluginError(Exception):
     """`code` is stable and the same on every wire; the message says what to change."""
@@ -32,8 +34,14 @@ class ClientError(DiffPluginError):
 
 
 class InvalidRequest(ClientError):
+    """`fields` says of each field what is wrong with it, as far as that is known."""
+
     code = "invalid_request"
     title = "A field is missing, unknown or out of range"
+
+    def __init__(self, message: str, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.fields = dict(fields or {})
 
 
 class InvalidImage(ClientError):

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from service.errors import InvalidImage
 from service.image_colour import ColourSpace, parse_profile, to_srgb_by_lcms
@@ -25,6 +25,7 @@ from service.image_files import (
     check_output,
     media_type,
     open_checked,
+    open_file,
     save,
 )
 from service.image_mask import Weights, read_mask
@@ -144,6 +145,13 @@ def write_photo(
 def decode(data: bytes, limits: ImageLimits) -> Pixels:
     """What the models see of an image file."""
     return read_photo(data, limits).pixels
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a readable image file, turned as its EXIF orientation says."""
+    image = open_file(data)
+    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if is_turned else image.size
 
 
 def encode(pixels: Pixels, output_format: OutputFormat, quality: int = DEFAULT_QUALITY) -> bytes:

@@ -43,7 +43,7 @@ def running_service(
         started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve"],
-            env={**os.environ, **(settings or {}), "DIFFPLUGIN_PORT": str(port)},
+            env=_environment(port, settings or {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -92,6 +92,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(STOP_TIMEOUT_S)
+
+
+def _environment(port: int, settings: Mapping[str, str]) -> dict[str, str]:
+    # Several services may run at once, and gRPC's port is fixed: it is for those who ask for it.
+    return {**os.environ, "DIFFPLUGIN_GRPC_PORT": "0", **settings, "DIFFPLUGIN_PORT": str(port)}
 
 
 def _free_port() -> int:

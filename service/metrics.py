@@ -41,6 +41,12 @@ class ApiMetrics:
         self.in_flight = Gauge(
             "diffplugin_in_flight", "HTTP requests being answered.", registry=self.registry
         )
+        self.grpc_calls = Counter(
+            "diffplugin_grpc_calls",
+            "gRPC calls answered.",
+            ["method", "code"],
+            registry=self.registry,
+        )
         self.queue_up = Gauge("diffplugin_queue_up", "1 if Redis answers.", registry=self.registry)
         self.queue_depth = Gauge(
             "diffplugin_queue_depth",

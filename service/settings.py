@@ -12,8 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="DIFFPLUGIN_", frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", description="Address the HTTP server binds to.")
+    host: str = Field("127.0.0.1", description="Address the HTTP and gRPC servers bind to.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0: none.")
     redis_url: str = Field("", description="Redis to use; empty: `serve` starts a private one.")
     key_prefix: str = Field("diffplugin", description="First part of every Redis key.")
     plugins_store: Path = Field(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service import __version__
 from service.metrics import EngineMetrics
 from tests.api_stack import Stack, running_role, serving
 
@@ -107,3 +108,16 @@ async def test_request_is_logged_with_its_ids(
     assert record.__dict__["request_id"] == "req-7"
     assert record.__dict__["job_id"] == answer.headers["x-job-id"]
     assert record.__dict__["status"] == 200
+
+
+async def test_open_inference_protocol_probes_answer(redis_url: str, tmp_path: Path) -> None:
+    async with serving(redis_url, tmp_path, roles=["selector"]) as stack:
+        live = await stack.client.get("/v2/health/live")
+        early = await stack.client.get("/v2/health/ready")
+        async with running_role(stack.queue, "worker"), running_role(stack.queue, "selector"):
+            ready = await stack.client.get("/v2/health/ready")
+        server = await stack.client.get("/v2")
+    assert (live.status_code, live.json()) == (200, {"live": True})
+    assert (early.status_code, early.json()) == (503, {"ready": False})
+    assert (ready.status_code, ready.json()) == (200, {"ready": True})
+    assert server.json() == {"name": "diffplugin-serve", "version": __version__, "extensions": []}

@@ -5,8 +5,9 @@ import pytest
 from fastapi import FastAPI
 
 from service import errors
+from service.api.catalogue import CATALOGUE
 from service.api.middleware import Gate
-from service.api.problems import MEDIA_TYPE, STATUS, add_problem_handlers
+from service.api.problems import MEDIA_TYPE, add_problem_handlers
 from service.metrics import ApiMetrics
 
 
@@ -24,8 +25,8 @@ def app_that_raises(error: Exception) -> httpx.AsyncClient:
 
 @pytest.mark.parametrize("kind", errors.leaves())
 def test_every_error_has_a_status(kind: type[errors.DiffPluginError]) -> None:
-    assert 400 <= STATUS[kind] < 600
-    assert (STATUS[kind] < 500) == (
+    assert 400 <= CATALOGUE[kind].http < 600
+    assert (CATALOGUE[kind].http < 500) == (
         issubclass(kind, errors.ClientError | errors.Overloaded | errors.JobCanceled)
     )
 
@@ -39,12 +40,12 @@ def test_every_error_has_its_own_code() -> None:
 async def test_error_becomes_a_problem(kind: type[errors.DiffPluginError]) -> None:
     async with app_that_raises(kind("send something else")) as client:
         answer = await client.get("/fail", headers={"X-Request-Id": "abc-1"})
-    assert answer.status_code == STATUS[kind]
+    assert answer.status_code == CATALOGUE[kind].http
     assert answer.headers["content-type"] == MEDIA_TYPE
     assert answer.json() == {
         "type": f"urn:diffplugin:problem:{kind.code}",
         "title": kind.title,
-        "status": STATUS[kind],
+        "status": CATALOGUE[kind].http,
         "detail": "send something else",
         "instance": "/fail",
         "code": kind.code,

@@ -14,6 +14,7 @@ from service import errors
 from service.client import AsyncClient, Client
 from service.images import decode
 from service.jobs import EditRequest, Job, JobStatus
+from service.queue_records import Event
 from tests.api_stack import LIMITS, Stack, listening, photo, serving
 
 
@@ -158,3 +159,70 @@ async def test_no_server_says_so() -> None:
     async with AsyncClient("http://127.0.0.1:1") as client:
         with pytest.raises(errors.Unavailable, match="is it running"):
             await client.get("x")
+
+
+async def test_submitted_job_is_watched_and_its_result_fetched(url: str) -> None:
+    async with AsyncClient(url, timeout_s=20) as client:
+        job = await client.submit(photo(), "derain", seed=3)
+        events = [event async for event in client.watch(job.id)]
+        result = await client.result(job.id)
+    assert events[0].status is JobStatus.QUEUED
+    assert events[-1].status is JobStatus.SUCCEEDED
+    assert (result.seed, result.job_id) == (3, job.id)
+    np.testing.assert_array_equal(decode(result.image, LIMITS), 255 - decode(photo(), LIMITS))
+
+
+async def test_blocking_client_submits_watches_and_cancels(url: str) -> None:
+    def use() -> None:
+        with Client(url, timeout_s=20) as client:
+            job = client.submit(photo(), "derain hold")
+            events = client.watch(job.id)
+            assert next(events).status is JobStatus.QUEUED
+            client.cancel(job.id)
+            assert list(events)[-1].status is JobStatus.CANCELED
+            with pytest.raises(errors.JobCanceled):
+                client.result(job.id)
+            with pytest.raises(errors.JobNotFound):
+                list(client.watch("nobody"))
+
+    await asyncio.to_thread(use)
+
+
+def event_text(number: int, status: JobStatus) -> str:
+    event = Event(kind="status", status=status, at=0)
+    return f"id: {number}-0\nevent: status\ndata: {event.model_dump_json()}\n\n"
+
+
+async def test_broken_watch_is_resumed_after_the_last_event() -> None:
+    seen = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("last-event-id"))
+        status = JobStatus.QUEUED if len(seen) == 1 else JobStatus.SUCCEEDED
+        return httpx.Response(200, text=event_text(len(seen), status))
+
+    async with AsyncClient("http://test", transport=httpx.MockTransport(serve)) as client:
+        events = [event.status async for event in client.watch("x")]
+    assert events == [JobStatus.QUEUED, JobStatus.SUCCEEDED]
+    assert seen == [None, "1-0"]
+
+
+async def test_watch_ends_at_the_deadline(url: str) -> None:
+    async with AsyncClient(url, timeout_s=20) as client:
+        job = await client.submit(photo(), "derain hold")
+        client.timeout_s = 0.0
+        with pytest.raises(errors.DeadlineExceeded):
+            [event async for event in client.watch(job.id)]
+
+
+async def test_proxy_of_the_environment_is_not_asked_for_loopback(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with AsyncClient(url) as client:
+        with pytest.raises(errors.JobNotFound):
+            await client.get("nobody")
+    with Client(url) as blocking, pytest.raises(errors.JobNotFound):
+        await asyncio.to_thread(blocking.get, "nobody")

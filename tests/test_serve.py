@@ -33,6 +33,7 @@ class Served:
         self.log = log
         variables = {
             "DIFFPLUGIN_PORT": str(port),
+            "DIFFPLUGIN_GRPC_PORT": "0",
             "DIFFPLUGIN_NUM_THREADS": "1",
             "DIFFPLUGIN_PLUGINS_STORE": str(store),
             "DIFFPLUGIN_BASE": BASE,

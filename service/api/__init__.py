@@ -1,1 +1,1 @@
-"""The HTTP role: REST routes and the web page, in front of the queue. No torch here."""
+"""The HTTP and gRPC role, in front of the queue. No torch here."""

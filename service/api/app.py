@@ -3,13 +3,14 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import operations, routes
+from service.api import events, openai_images, operations, routes
+from service.api.grpc_server import serving_grpc
 from service.api.intake import Intake
 from service.api.middleware import Gate
 from service.api.problems import add_problem_handlers
@@ -23,7 +24,7 @@ FORM_OVERHEAD_BYTES = 2**20
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; it opens its queue, at `settings.redis_url`, when it starts."""
+    """The application; when it starts, it opens its queue and, if that has a port, gRPC."""
     assert settings.redis_url, (
         "the api needs a redis_url: `serve` starts a Redis and hands it down."
     )
@@ -31,11 +32,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
-        app.state.intake = Intake(queue, settings)
-        try:
+        app.state.intake = intake = Intake(queue, settings)
+        async with AsyncExitStack() as exits:
+            exits.push_async_callback(queue.close)
+            if settings.grpc_port:
+                serving = serving_grpc(intake, app.state.metrics, settings, settings.grpc_port)
+                await exits.enter_async_context(serving)
             yield
-        finally:
-            await queue.close()
 
     app = FastAPI(title="Diff-Plugin Serve", version=__version__, lifespan=lifespan)
     app.state.base = settings.base
@@ -47,12 +50,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     add_problem_handlers(app)
     app.include_router(routes.router)
+    app.include_router(events.router)
+    app.include_router(openai_images.router)
     app.include_router(operations.router)
     return app
 
 
 async def run_api(settings: Settings) -> None:
-    """Serve HTTP until SIGTERM or SIGINT, then let running requests end."""
+    """Serve HTTP and gRPC until SIGTERM or SIGINT, then let running requests end."""
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -14,7 +14,6 @@ FieldsT = TypeVar("FieldsT", bound=Fields)
 
 # The only field that may be sent more than once.
 REPEATED = "plugins"
-FILES = ("image", "mask")
 
 
 @dataclass(frozen=True)
@@ -27,31 +26,49 @@ class Upload:
 
 async def read_form(request: Request, model: type[FieldsT]) -> tuple[Upload, FieldsT]:
     """The file parts and every other field; InvalidRequest names what is wrong with them."""
+    files, values = await read_parts(request, ("image",), "mask")
+    return files, model.parse(values)
+
+
+async def read_parts(
+    request: Request, image_names: tuple[str, ...], mask_name: str = ""
+) -> tuple[Upload, dict[str, object]]:
+    """The one image, under one of its names, the mask, and the values of the other fields."""
     if request.query_params:
         names = ", ".join(request.query_params)
         raise InvalidRequest(f"send {names} as form fields; this route takes no query parameters")
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidRequest("send multipart/form-data with an image file in the field 'image'")
     try:
-        async with request.form(max_files=len(FILES), max_fields=64) as form:
-            return await _read_files(form), model.parse(_read_values(form))
+        # A third file is read to be refused by its name.
+        async with request.form(max_files=3, max_fields=64) as form:
+            files = await _read_files(form, image_names, mask_name)
+            return files, _read_values(form, (*image_names, mask_name))
     except HTTPException as error:
         raise InvalidRequest(f"the form cannot be read: {error.detail}") from error
 
 
-async def _read_files(form: FormData) -> Upload:
-    if "image" not in form:
-        raise InvalidRequest("field 'image' is missing; send the photo as a file part of that name")
-    mask = b""
-    if "mask" in form and not (mask := await _read_file(form, "mask")):
-        raise InvalidRequest("the mask file is empty (0 bytes); leave it out to edit everywhere")
-    return Upload(await _read_file(form, "image"), mask)
+async def _read_files(form: FormData, image_names: tuple[str, ...], mask_name: str) -> Upload:
+    image = await _read_file(form, image_names)
+    if image is None:
+        message = "field 'image' is missing; send the photo as a file part of that name"
+        raise InvalidRequest(message, {"image": message})
+    mask = await _read_file(form, (mask_name,))
+    if mask == b"":
+        message = "the mask file is empty (0 bytes); leave it out to edit everywhere"
+        raise InvalidRequest(message, {mask_name: message})
+    return Upload(image, mask or b"")
 
 
-async def _read_file(form: FormData, name: str) -> bytes:
-    files = form.getlist(name)
+async def _read_file(form: FormData, names: tuple[str, ...]) -> bytes | None:
+    """The one file under one of these names; None if there is none."""
+    files = [file for name in names for file in form.getlist(name)]
+    if not files:
+        return None
+    name = names[0]
     if len(files) > 1:
-        raise InvalidRequest(f"field {name!r} was sent {len(files)} times; send it once")
+        message = f"field {name!r} was sent {len(files)} times; send it once"
+        raise InvalidRequest(message, {name: message})
     if not isinstance(files[0], UploadFile):
         raise InvalidImage(
             f"field {name!r} is text; send it as a file part (curl: -F {name}=@photo.png)"
@@ -59,10 +76,10 @@ async def _read_file(form: FormData, name: str) -> bytes:
     return await files[0].read()
 
 
-def _read_values(form: FormData) -> dict[str, object]:
+def _read_values(form: FormData, file_names: tuple[str, ...]) -> dict[str, object]:
     values: dict[str, object] = {}
     for name in form:
-        if name in FILES:
+        if name in file_names:
             continue
         sent = form.getlist(name)
         if len(sent) > 1 and name != REPEATED:

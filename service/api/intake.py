@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import secrets
 import time
 
@@ -15,6 +16,7 @@ from service.queue_records import OnceKey, error_of, pack_input
 from service.settings import Settings
 
 MAX_KEY_CHARS = 255
+EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 class Intake:
@@ -42,8 +44,9 @@ class Intake:
         once = None if idempotency_key is None else _once_key(idempotency_key, kept, fields)
         self._check_fields(fields)
         if not fields.instruction.strip() and fields.plugins is None:
-            raise errors.InvalidRequest(
-                "say what to do: send an instruction, or name plugins to run (GET /v1/plugins)"
+            raise invalid(
+                "instruction",
+                "say what to do: send an instruction, or name plugins to run (GET /v1/plugins)",
             )
         request = EditRequest(
             instruction=fields.instruction,
@@ -61,7 +64,7 @@ class Intake:
         """Queue a job that ends with its plan."""
         self._check_fields(fields)
         if not fields.instruction.strip():
-            raise errors.InvalidRequest("say what to do: send an instruction to be planned")
+            raise invalid("instruction", "say what to do: send an instruction to be planned")
         request = EditRequest(instruction=fields.instruction, plan_only=True)
         return await self._submit(image, request, fields.timeout)
 
@@ -116,18 +119,19 @@ class Intake:
     def _check_fields(self, fields: Fields) -> None:
         limits = self._settings
         if len(fields.instruction) > limits.max_instruction_chars:
-            raise errors.InvalidRequest(
+            raise invalid(
+                "instruction",
                 f"the instruction has {len(fields.instruction)} characters; "
-                f"at most {limits.max_instruction_chars} are accepted"
+                f"at most {limits.max_instruction_chars} are accepted",
             )
         if fields.timeout is not None and fields.timeout > limits.result_ttl_s:
-            raise errors.InvalidRequest(f"timeout may be at most {limits.result_ttl_s} seconds")
+            raise invalid("timeout", f"timeout may be at most {limits.result_ttl_s} seconds")
         if not isinstance(fields, EditFields):
             return
         if fields.steps is not None and fields.steps > limits.max_steps:
-            raise errors.InvalidRequest(f"steps may be at most {limits.max_steps}")
+            raise invalid("steps", f"steps may be at most {limits.max_steps}")
         if fields.plugins is not None and len(fields.plugins) > limits.max_tasks:
-            raise errors.InvalidRequest(f"name at most {limits.max_tasks} plugins")
+            raise invalid("plugins", f"name at most {limits.max_tasks} plugins")
 
     async def _check_plugins(self, names: tuple[str, ...]) -> None:
         installed = await self.plugins()
@@ -156,6 +160,18 @@ def _once_key(key: str, kept: bytes, fields: EditFields) -> OnceKey:
     digest = hashlib.sha256(kept)
     digest.update(fields.model_dump_json().encode())
     return OnceKey(hashlib.sha256(key.encode()).hexdigest(), digest.hexdigest())
+
+
+def check_event_id(field: str, value: str) -> str:
+    """The id of an event that was sent before; "0", before all of them, if there is none."""
+    if value and not EVENT_ID.fullmatch(value):
+        raise invalid(field, f"{field} is not the id of an event: {value[:40]!r}")
+    return value or "0"
+
+
+def invalid(field: str, message: str) -> errors.InvalidRequest:
+    """The error that one field is wrong."""
+    return errors.InvalidRequest(message, {field: message})
 
 
 def _named_plan(request: EditRequest) -> Plan | None:

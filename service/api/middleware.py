@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Probes and scrapes come every few seconds; their lines would bury the others.
-QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+QUIET_ROUTES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
 
 
 class Gate:

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from service import __version__
 from service.api.intake import Intake
-from service.api.schemas import Readiness
+from service.api.schemas import Readiness, ServerMetadata, V2Readiness
 from service.errors import QueueUnavailable
 from service.job_queue import JobQueue
 from service.metrics import ApiMetrics, read_published
@@ -30,6 +31,26 @@ async def readyz(request: Request) -> Response:
     readiness = await _readiness(request.app.state.intake)
     status = 200 if readiness.status == "ready" else 503
     return Response(readiness.model_dump_json(), status, media_type="application/json")
+
+
+@router.get("/v2/health/live")
+async def v2_live() -> dict[str, bool]:
+    """/livez as the Open Inference Protocol has it."""
+    return {"live": True}
+
+
+@router.get("/v2/health/ready", response_model=V2Readiness, responses={503: {"model": V2Readiness}})
+async def v2_ready(request: Request) -> Response:
+    """/readyz as the Open Inference Protocol has it."""
+    is_ready = (await _readiness(request.app.state.intake)).status == "ready"
+    answer = V2Readiness(ready=is_ready).model_dump_json()
+    return Response(answer, 200 if is_ready else 503, media_type="application/json")
+
+
+@router.get("/v2")
+async def v2_server() -> ServerMetadata:
+    """Name and version of the server, as the Open Inference Protocol has it."""
+    return ServerMetadata(version=__version__)
 
 
 @router.get("/metrics", response_class=Response)

@@ -1,39 +1,19 @@
-"""Errors as HTTP answers: the one table of statuses, and RFC 9457 application/problem+json."""
+"""Errors as HTTP answers: RFC 9457 application/problem+json. Their statuses: api.catalogue."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service import errors
+from service.api.catalogue import CATALOGUE
+from service.api.openai_errors import body, is_openai, openai_problem
 
 MEDIA_TYPE = "application/problem+json"
-
-# 499 is nginx's "client closed request": HTTP has no status for a job that the caller canceled.
-STATUS: Mapping[type[errors.DiffPluginError], int] = MappingProxyType(
-    {
-        errors.DiffPluginError: 500,
-        errors.ClientError: 400,
-        errors.InvalidRequest: 422,
-        errors.InvalidImage: 422,
-        errors.UnsupportedImageType: 415,
-        errors.ImageTooLarge: 413,
-        errors.UnknownPlugin: 422,
-        errors.JobNotFound: 404,
-        errors.JobNotFinished: 409,
-        errors.Unavailable: 503,
-        errors.Overloaded: 429,
-        errors.NoWorker: 503,
-        errors.QueueUnavailable: 503,
-        errors.DeadlineExceeded: 504,
-        errors.JobCanceled: 499,
-        errors.EditFailed: 500,
-    }
-)
 
 # What the router itself answers, before any of our code runs: code and title by status.
 ROUTER_CODES: Mapping[int, tuple[str, str]] = MappingProxyType(
@@ -63,7 +43,10 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
-    return _answer(request, STATUS[type(error)], error.code, error.title, str(error), headers)
+    if is_openai(request.url.path):
+        return openai_problem(error, headers)
+    status = CATALOGUE[type(error)].http
+    return _answer(request, status, error.code, error.title, str(error), headers)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -84,6 +67,9 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException. This is a bug."
     code, title = ROUTER_CODES.get(error.status_code, ("bad_request", "Bad request"))
     detail = f"{error.detail}: {request.method} {request.url.path}"
+    if is_openai(request.url.path):
+        answer = body(detail, "invalid_request_error", code)
+        return JSONResponse(answer, error.status_code, error.headers)
     return _answer(request, error.status_code, code, title, detail, dict(error.headers or {}))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -9,9 +10,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from service.api.forms import read_form
-from service.api.intake import Intake
+from service.api.intake import Intake, raise_for
 from service.api.problems import MEDIA_TYPE, Problem
-from service.api.schemas import EditAnswer, EditFields, Fields, PlanAnswer, PlanFields, PluginList
+from service.api.schemas import EditAnswer, EditFields, PlanAnswer, PlanFields, PluginList
 from service.errors import InvalidRequest, JobCanceled
 from service.images import MEDIA_TYPES
 from service.jobs import Job, Plan, Timings
@@ -19,6 +20,9 @@ from service.jobs import Job, Plan, Timings
 router = APIRouter(
     responses={"default": {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}}
 )
+
+# RFC 7240; with both, the seconds count.
+PREFERENCE = re.compile(r"\bwait\s*=\s*\"?(?P<wait_s>\d{1,6})|\brespond-async\b(?!.*\bwait\s*=)")
 
 
 async def _intake(request: Request) -> Intake:
@@ -29,7 +33,7 @@ async def _intake(request: Request) -> Intake:
 Door = Annotated[Intake, Depends(_intake)]
 
 
-def _form_of(fields: type[Fields]) -> dict[str, Any]:
+def form_of(fields: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI of a request that forms.read_form reads."""
     schema = fields.model_json_schema()
     file = {"type": "string", "format": "binary"}
@@ -52,20 +56,28 @@ def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     "/v1/edit",
     response_class=Response,
     responses={**_image_or(EditAnswer), 202: {"model": Job}},
-    openapi_extra=_form_of(EditFields),
+    openapi_extra=form_of(EditFields),
 )
 async def edit(request: Request, intake: Door) -> Response:
-    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job.
+    """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job,
+    `Prefer: wait=n` after n seconds if it has not ended by then.
 
     A request that is sent again with the same `Idempotency-Key` gets the same job.
     """
     files, fields = await read_form(request, EditFields)
     key = request.headers.get("idempotency-key")
     job = await intake.submit_edit(files.image, fields, files.mask, key)
-    if "respond-async" in request.headers.get("prefer", "").lower():
-        return _accepted(job)
-    # Whoever sends a key may come back with it, so the job goes on without them.
-    job = await (_finish_unless_gone(request, intake, job) if key is None else intake.finish(job))
+    preference = PREFERENCE.search(request.headers.get("prefer", "").lower())
+    if preference:
+        # `respond-async` alone has no seconds to wait.
+        job = await finish_unless_gone(request, intake, job, float(preference["wait_s"] or 0))
+    elif key is not None:
+        # Whoever sends a key may come back with it, so the job goes on without them.
+        job = await intake.finish(job)
+    else:
+        job = await finish_unless_gone(request, intake, job)
+    if not job.status.is_final:
+        return _accepted(job, applied=preference[0] if preference else "")
     result, media_type = await intake.result_of(job)
     if "application/json" in request.headers.get("accept", ""):
         answer = EditAnswer.of(job, result, media_type)
@@ -73,13 +85,13 @@ async def edit(request: Request, intake: Door) -> Response:
     return Response(result, media_type=media_type, headers=_headers_of(job))
 
 
-@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=_form_of(PlanFields))
+@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=form_of(PlanFields))
 async def plan(request: Request, intake: Door) -> Response:
     """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
     files, fields = await read_form(request, PlanFields)
     if files.mask:
         raise InvalidRequest("a plan takes no mask; send it to /v1/edit")
-    job = await _finish_unless_gone(request, intake, await intake.submit_plan(files.image, fields))
+    job = await finish_unless_gone(request, intake, await intake.submit_plan(files.image, fields))
     answer = PlanAnswer(id=job.id, plan=job.plan or Plan(), timings=job.timings)
     return _json(answer, headers={"X-Job-Id": job.id})
 
@@ -113,19 +125,31 @@ async def list_plugins(request: Request, intake: Door) -> Response:
     return _json(PluginList(base=request.app.state.base, plugins=tuple(plugins.values())))
 
 
-async def _finish_unless_gone(request: Request, intake: Intake, job: Job) -> Job:
-    """The finished job; it is canceled if the client goes away first."""
+async def finish_unless_gone(
+    request: Request, intake: Intake, job: Job, wait_s: float | None = None
+) -> Job:
+    """The finished job, or as it stands after `wait_s`; canceled if the client goes away first."""
     finish = asyncio.create_task(intake.finish(job))
     gone = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({finish, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({finish, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         if finish.done():
             return finish.result()
-        await intake.queue.cancel(job.id)
-        raise JobCanceled(f"the client went away; job {job.id} was canceled")
+        if gone.done():
+            await intake.queue.cancel(job.id)
+            raise JobCanceled(f"the client went away; job {job.id} was canceled")
+        return job if wait_s == 0 else await _standing(intake, job)
     finally:
         finish.cancel()
         gone.cancel()
+
+
+async def _standing(intake: Intake, job: Job) -> Job:
+    """The job as it is; raises what it ended with."""
+    job = await intake.queue.get(job.id)
+    if job.status.is_final:
+        raise_for(job)
+    return job
 
 
 async def _wait_for_disconnect(request: Request) -> None:
@@ -134,10 +158,10 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-def _accepted(job: Job) -> Response:
+def _accepted(job: Job, applied: str) -> Response:
     headers = {
         "Location": f"/v1/edits/{job.id}",
-        "Preference-Applied": "respond-async",
+        "Preference-Applied": applied,
         "X-Job-Id": job.id,
         "X-Seed": str(job.request.seed),
     }

@@ -37,7 +37,8 @@ class Fields(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise InvalidRequest(_explain(error, cls)) from error
+            fields = explain(error, cls)
+            raise InvalidRequest("; ".join(fields.values()), fields) from error
 
 
 class PlanFields(Fields):
@@ -87,18 +88,19 @@ class EditFields(Fields):
         return self
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
+    """What is wrong, by field; under "" what is wrong with several together."""
     accepted = ", ".join(["image", "mask", *model.model_fields])
-    parts = []
+    fields: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parts.append(f"field {name!r} is unknown; the fields are {accepted}")
+            fields[name] = f"field {name!r} is unknown; the fields are {accepted}"
         elif not name:
-            parts.append(problem["msg"])
+            fields[name] = problem["msg"]
         else:
-            parts.append(f"field {name!r}: {problem['msg']}")
-    return "; ".join(parts)
+            fields[name] = f"field {name!r}: {problem['msg']}"
+    return fields
 
 
 class ResultFile(Record):
@@ -155,3 +157,17 @@ class Readiness(Record):
     missing: tuple[str, ...] = ()
     workers: int = 0
     selectors: int = 0
+
+
+class V2Readiness(Record):
+    """GET /v2/health/ready."""
+
+    ready: bool
+
+
+class ServerMetadata(Record):
+    """GET /v2; no extension of the Open Inference Protocol is served."""
+
+    name: str = "diffplugin-serve"
+    version: str
+    extensions: tuple[str, ...] = ()

@@ -1,0 +1,84 @@
+"""Errors as gRPC answers: a status of api.catalogue with google.rpc details."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+from grpc.aio import ServicerContext
+from grpc_status import rpc_status
+
+from service import errors
+from service.api.catalogue import CATALOGUE, violations_of
+from service.metrics import ApiMetrics
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "diffplugin"
+
+
+class Counted(Protocol):
+    metrics: ApiMetrics
+
+
+ServiceT = TypeVar("ServiceT", bound=Counted)
+RequestT = TypeVar("RequestT")
+AnswerT = TypeVar("AnswerT")
+Call = Callable[[ServiceT, RequestT, ServicerContext], Coroutine[Any, Any, AnswerT]]
+
+
+def answers_errors(
+    call: Call[ServiceT, RequestT, AnswerT],
+) -> Call[ServiceT, RequestT, AnswerT]:
+    """The edge of a call: what it raises becomes its status, and every call is counted."""
+
+    @wraps(call)
+    async def answered(service: ServiceT, request: RequestT, context: ServicerContext) -> AnswerT:
+        code = StatusCode.CANCELLED  # unless it comes to an end
+        try:
+            answer = await call(service, request, context)
+            code = StatusCode.OK
+            return answer
+        except Exception as error:
+            named = error if isinstance(error, errors.DiffPluginError) else _unexpected(error, call)
+            code = CATALOGUE[type(named)].grpc
+            status = rpc_status.to_status(status_of(named))
+            await context.abort(status.code, status.details, status.trailing_metadata)
+            raise AssertionError("abort() raises. This is a bug.") from error
+        finally:
+            service.metrics.grpc_calls.labels(call.__name__, code.name).inc()
+
+    return answered
+
+
+def status_of(error: errors.DiffPluginError) -> status_pb2.Status:
+    """google.rpc.Status with ErrorInfo, BadRequest if fields are wrong, RetryInfo if it helps."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.code.upper(), domain=DOMAIN)]
+    if violations := violations_of(error):
+        of_field = error_details_pb2.BadRequest.FieldViolation
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    of_field(field=field, description=text) for field, text in violations.items()
+                ]
+            )
+        )
+    if isinstance(error, errors.Unavailable):
+        delay = duration_pb2.Duration(seconds=error.retry_after_s)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=CATALOGUE[type(error)].grpc.value[0], message=str(error))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _unexpected(error: Exception, call: Callable[..., object]) -> errors.DiffPluginError:
+    """A bug: its traceback goes to the log, and nothing of it to the caller."""
+    log.error("unexpected error", exc_info=error, extra={"route": call.__name__})
+    return errors.DiffPluginError("unexpected error; the log of the service has it")
