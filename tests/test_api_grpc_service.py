@@ -86,7 +86,7 @@ async def test_stream_tells_id_plan_and_progress_then_the_result(both: tuple[Sta
 
 async def held_claim(stack: Stack, job_id: str) -> Any:
     """The claim of the fake worker on a job that it holds, from the stream's own books."""
-    stream = f"{stack.settings.key_prefix}:stream:run"
+    stream = f"{stack.settings.key_prefix}:stream:run:normal"
     entries = await stack.queue.redis.xpending_range(stream, GROUP, "-", "+", 1)
     job = await stack.queue.get(job_id)
     entry = entries[0]
