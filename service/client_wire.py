@@ -157,8 +157,7 @@ def checked(answer: httpx.Response) -> httpx.Response:
         code, detail = problem["code"], problem["detail"]
     except (ValueError, KeyError, TypeError) as error:
         raise errors.DiffPluginError(f"HTTP {answer.status_code} from {answer.url}") from error
-    kinds = {leaf.code: leaf for leaf in errors.leaves()}
-    kind = kinds.get(code, errors.DiffPluginError)
+    kind = errors.by_code(code)
     if issubclass(kind, errors.Unavailable):
         raise kind(detail, _retry_after_s(answer))
     raise kind(detail)

@@ -115,6 +115,11 @@ class EditFailed(DiffPluginError):
     title = "The edit failed"
 
 
+def by_code(code: str) -> type[DiffPluginError]:
+    """The class of a code that came over a wire; DiffPluginError if it is not known here."""
+    return {leaf.code: leaf for leaf in leaves()}.get(code, DiffPluginError)
+
+
 def leaves(root: type[DiffPluginError] = DiffPluginError) -> list[type[DiffPluginError]]:
     """Every class of the tree, the root first."""
     return [root, *(leaf for child in root.__subclasses__() for leaf in leaves(child))]

@@ -1,4 +1,4 @@
-"""The job queue: every job's life in Redis, from submit to result. Nothing else talks to Redis.
+"""The job queue: every job's life in Redis, from submit to result.
 
 Two stages, PLAN (claimed by selectors) and RUN (by workers), each of one stream per priority.
 Entries hold the job id alone; the job's state and images lie beside them, every key with a TTL.

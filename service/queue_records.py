@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 import pydantic_core
 
-from service.errors import DeadlineExceeded, DiffPluginError, EditFailed, JobCanceled, leaves
+from service.errors import DeadlineExceeded, DiffPluginError, JobCanceled, by_code
 from service.jobs import Job, JobError, JobStatus, Plan, Priority, Progress, Record
 from service.settings import Settings
 
@@ -166,8 +166,7 @@ def unpack_input(kept: bytes) -> tuple[bytes, bytes]:
 
 def error_of(error: JobError) -> DiffPluginError:
     """The exception of a job's error."""
-    by_code = {leaf.code: leaf for leaf in leaves()}
-    return by_code.get(error.code, EditFailed)(error.detail)
+    return by_code(error.code)(error.detail)
 
 
 def to_fields(job: Job) -> list[str | bytes]:

@@ -54,7 +54,6 @@ def test_a_plugin_is_read_frozen_and_kept(store: PluginStore) -> None:
     assert plugin.manifest.name == "derain"
     assert not plugin.training and not any(p.requires_grad for p in plugin.parameters())
     assert {p.dtype for p in plugin.parameters()} == {torch.float32}
-    assert plugin.num_bytes() == 4 * sum(p.numel() for p in plugin.parameters())
     assert store.get("derain") is plugin
 
 

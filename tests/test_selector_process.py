@@ -1,18 +1,15 @@
 """The selector role on a real queue: plans handed on, no-ops ended, failures kept apart."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from service.images import Pixels, encode
 from service.job_queue import JobQueue, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask
-from service.selector.process import SelectorProcess, media_type
+from service.selector.process import SelectorProcess
 from service.settings import Settings
 
 IMAGE = encode(np.zeros((32, 32, 3), np.uint8), "png")
@@ -95,10 +92,3 @@ async def test_it_tells_that_it_lives_and_leaves_in_order(queue: JobQueue) -> No
     stop.set()
     await asyncio.wait_for(running, 5)
     assert await queue.workers() == []
-
-
-def test_the_media_type_is_read_from_the_bytes(tmp_path: Path) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    assert media_type(buffer.getvalue()) == "image/jpeg"
-    assert media_type(IMAGE) == "image/png"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from service.models.codec import PatchCodec
-from service.models.denoiser import num_skip_connections
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
 Module = TypeVar("Module", bound=nn.Module)
@@ -76,7 +75,6 @@ class Backbone:
         self.image_encoder = _freeze(image_encoder, device)
         self.preprocessor = preprocessor
         self.scheduler_config = scheduler_config
-        self.num_skips = num_skip_connections(unet)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Backbone":
@@ -97,10 +95,6 @@ class Backbone:
             scheduler,
             torch.device(device),
         )
-
-    @property
-    def latent_channels(self) -> int:
-        return int(self.unet.config.out_channels)
 
     @property
     def patch_size(self) -> int:

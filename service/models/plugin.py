@@ -44,10 +44,6 @@ class Plugin(nn.Module):
             raise UnknownPlugin(f"{folder} does not fit base {backbone.name}: {error}") from error
         return plugin.to(backbone.device, backbone.dtype).requires_grad_(False).eval()
 
-    def num_bytes(self) -> int:
-        """Memory of the weights."""
-        return sum(p.numel() * p.element_size() for p in self.parameters())
-
 
 def _check_files(folder: Path, manifest: PluginManifest, base: str) -> None:
     if manifest.base != base:
