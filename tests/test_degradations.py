@@ -85,15 +85,41 @@ def test_restore_asks_for_grey_from_grey_prints_and_colour_from_colour_prints() 
 
 @pytest.mark.parametrize(
     ("task", "at_most_db"),
-    [("derain", 20.0), ("desnow", 20.0), ("dehaze", 15.0), ("lowlight", 12.0)],
+    [
+        ("derain", 20.0),
+        ("desnow", 20.0),
+        ("dehaze", 15.0),
+        ("lowlight", 11.0),
+        ("deblur", 27.0),
+        ("demoire", 22.0),
+        ("highlight", 22.0),
+        ("restore", 19.0),
+    ],
 )
 def test_inputs_are_hard_enough_to_matter(task: str, at_most_db: float) -> None:
+    """These four photos are smoother than most: blur and stripes cost them less."""
     values = []
     for name in PHOTOS:
         for seed in range(3):
             pair = make_pair(task, photo(name, 256), np.random.default_rng(seed), 1.0)
             values.append(psnr(pair.input, pair.target))
     assert np.mean(values) < at_most_db
+
+
+def test_blur_varies_over_the_frame() -> None:
+    """Of a grid of dots, each of which one kernel would smear alike, some smear less."""
+    dots = np.zeros((256, 256, 3), np.float32)
+    dots[24:240:52, 24:240:52] = 1.0
+    spreads = []
+    for seed in range(12):
+        blurred = make_pair("deblur", dots, np.random.default_rng(seed)).input
+        peaks = [
+            blurred[y - 20 : y + 21, x - 20 : x + 21].max()
+            for y in range(24, 240, 52)
+            for x in range(24, 240, 52)
+        ]
+        spreads.append(max(peaks) / min(peaks))
+    assert np.median(spreads) > 1.3
 
 
 def test_an_unknown_task_is_refused_with_the_known_ones() -> None:

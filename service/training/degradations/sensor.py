@@ -28,8 +28,8 @@ def moire(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     padded = cv2.copyMakeBorder(clean, border, border, border, border, cv2.BORDER_REFLECT_101)
     height, width = padded.shape[:2]
     display = cv2.resize(padded, (3 * width, 3 * height), interpolation=cv2.INTER_NEAREST)
-    display = display * _stripe_mask(3 * height, 3 * width, rng.uniform(0.7, 1.0))
-    display = cv2.GaussianBlur(display, (0, 0), rng.uniform(0.5, 0.8))
+    display = display * _stripe_mask(3 * height, 3 * width, rng.uniform(0.75, 1.0))
+    display = cv2.GaussianBlur(display, (0, 0), rng.uniform(0.48, 0.78))
     to_sensor = _random_view(width, height, rng)
     size = (width * 3 // 2, height * 3 // 2)
     sensor = cv2.warpPerspective(display, to_sensor, size, flags=cv2.INTER_LINEAR)
@@ -38,7 +38,7 @@ def moire(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
         seen, to_sensor, (3 * width, 3 * height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     )
     shot = cv2.resize(back, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shot[border:-border, border:-border] * rng.uniform(0.8, 1.0), np.float32)
+    return np.asarray(shot[border:-border, border:-border] * rng.uniform(0.79, 1.0), np.float32)
 
 
 def _stripe_mask(height: int, width: int, depth: float) -> Image:
