@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from service.settings import Settings
-from service.worker import run_worker
+from service.worker_process import run_worker
 
 STOP_TIMEOUT_S = 20.0
 

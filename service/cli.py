@@ -80,7 +80,7 @@ def selector() -> None:
 def worker() -> None:
     """Run a worker alone: it edits."""
     settings = _role_settings()
-    from service.worker import run_worker
+    from service.worker_process import run_worker
 
     asyncio.run(run_worker(settings))
 

@@ -26,6 +26,8 @@ from service.queue_records import (
     from_fields,
     is_late,
     late_error,
+    may_retry,
+    retry_pause_s,
 )
 from service.queue_streams import GROUP, Delivery, outages_named
 
@@ -111,10 +113,26 @@ class ConsumerSide(QueueConnection):
         timings = timings or claim.job.timings
         return await self._end(claim, ended(claim.job, status=status, error=error, timings=timings))
 
+    async def retry(self, claim: Claim, error: JobError, timings: Timings | None = None) -> bool:
+        """After a fault of ours: queue the job for another attempt, later; bury it if that was the
+        last. False, and nothing changes, if the claim is lost.
+        """
+        if not may_retry(claim, self.settings):
+            return await self._bury(claim, DeadLetter.of_fault(claim, error), timings)
+        job = changed(claim.job, status=JobStatus.QUEUED, worker=None, progress=None)
+        # A claim that is idle for a lease is anybody's: the pause is what is left of one.
+        left_ms = int(1000 * (self.settings.lease_s - retry_pause_s(claim.delivery, self.settings)))
+        return await self._give_back(claim, job, left_ms, claim.delivery)
+
     async def release(self, claim: Claim) -> bool:
         """Hand a claim back, at shutdown; the next claim of its stage takes it."""
         job = changed(claim.job, status=JobStatus.QUEUED, worker=None)
-        args = [*self._args(claim, job, "status"), *changed_fields(claim.job, job)]
+        # Idle for a day: the next claim, with any lease, takes it. This delivery does not count.
+        return await self._give_back(claim, job, 24 * 3600 * 1000, claim.delivery - 1)
+
+    async def _give_back(self, claim: Claim, job: Job, idle_ms: int, deliveries: int) -> bool:
+        args = [*self._args(claim, job, "status"), idle_ms, deliveries]
+        args += changed_fields(claim.job, job)
         with outages_named():
             return bool(await self._release(self._keys(claim), args))
 
@@ -137,18 +155,18 @@ class ConsumerSide(QueueConnection):
             await self.fail(claim, late_error(job))
             return None
         if delivery.number > self.settings.max_deliveries or image is None:
-            await self._bury(claim)
+            await self._bury(claim, DeadLetter.of(claim))
             return None
         job = claimed(job, stage, consumer, delivery.number)
         is_ours = await self._write(claim, job, "status")
         return replace(claim, job=job) if is_ours else None
 
-    async def _bury(self, claim: Claim) -> None:
-        """Fail a job that keeps ending its workers; a letter and its input stay for inspection."""
-        letter = DeadLetter.of(claim)
+    async def _bury(self, claim: Claim, letter: DeadLetter, timings: Timings | None = None) -> bool:
+        """Fail a job that was given up; a letter and its input stay for inspection."""
         error = JobError(code=EditFailed.code, detail=letter.reason)
-        job = ended(claim.job, status=JobStatus.FAILED, error=error)
-        await self._end(claim, job, letter=letter.model_dump_json())
+        timings = timings or claim.job.timings
+        job = ended(claim.job, status=JobStatus.FAILED, error=error, timings=timings)
+        return await self._end(claim, job, letter=letter.model_dump_json())
 
     async def _write(
         self, claim: Claim, job: Job, kind: EventKind, moves_to: Stage | None = None

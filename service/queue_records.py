@@ -5,6 +5,7 @@ without parsing the others.
 """
 
 import math
+import random
 import struct
 import time
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ class QueueSettings:
     result_ttl_s: int = 3600
     heartbeat_s: float = 2.0
     ageing_s: float = 30.0
+    retry_backoff_s: float = 1.0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -55,6 +57,7 @@ class QueueSettings:
             result_ttl_s=settings.result_ttl_s,
             heartbeat_s=settings.heartbeat_s,
             ageing_s=settings.priority_ageing_s,
+            retry_backoff_s=settings.retry_backoff_s,
         )
 
 
@@ -129,6 +132,19 @@ class DeadLetter(Record):
     worker: str | None  # the last one
     attempts: int
     at: float
+
+    @classmethod
+    def of_fault(cls, claim: Claim, error: JobError) -> Self:
+        """Of a job on whose last delivery `error` happened, as on those before."""
+        return cls(
+            job=claim.job.id,
+            stage=claim.stage,
+            reason=f"given up after {claim.delivery} attempts: {error.detail}",
+            last_error=error.detail,
+            worker=claim.consumer,
+            attempts=claim.delivery,
+            at=time.time(),
+        )
 
     @classmethod
     def of(cls, claim: Claim) -> Self:
@@ -236,6 +252,17 @@ def late_error(job: Job) -> JobError:
     allowed_s = (job.deadline_at or 0.0) - job.created_at
     detail = f"the job did not finish within its {allowed_s:.1f} s"
     return JobError(code=DeadlineExceeded.code, detail=detail)
+
+
+def may_retry(claim: Claim, settings: QueueSettings) -> bool:
+    """Whether a fault on this delivery leaves another."""
+    return claim.delivery < settings.max_deliveries
+
+
+def retry_pause_s(delivery: int, settings: QueueSettings) -> float:
+    """Doubles with each delivery, at most a lease; with jitter, so that no herd comes back."""
+    pause_s = math.ldexp(settings.retry_backoff_s, delivery - 1) * random.uniform(0.5, 1.5)
+    return min(settings.lease_s, pause_s)
 
 
 def retry_after_s(waiting: int, now: int, newest: int, oldest: int, num: int) -> int:

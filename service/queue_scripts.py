@@ -118,15 +118,15 @@ return 1
 """
 )
 
-# Fields from ARGV[8]. Idle for a day: the next claim, with any lease, takes it; in its old place,
-# and without counting this delivery.
+# ARGV from 8: idle time in ms, deliveries so far, fields. The entry keeps its place; whoever claims
+# next takes it once its idle time has grown to a lease.
 RELEASE = (
     _PRELUDE
     + """
 if not may_act() then return 0 end
-write(8)
+write(10)
 redis.call('XCLAIM', KEYS[4], ARGV[4], 'released', 0, ARGV[6],
-  'IDLE', 86400000, 'RETRYCOUNT', ARGV[7] - 1, 'JUSTID')
+  'IDLE', ARGV[8], 'RETRYCOUNT', ARGV[9], 'JUSTID')
 return 1
 """
 )

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     )
     lease_s: float = Field(20.0, description="A claim not renewed for this long is taken over.")
     max_deliveries: int = Field(3, description="Deliveries without an end before a job has failed.")
+    retry_backoff_s: float = Field(
+        1.0, ge=0, description="Pause before the second attempt after a fault; then it doubles."
+    )
     heartbeat_s: float = Field(2.0, description="How often workers report; three misses: dead.")
     request_timeout_s: float = Field(120.0, description="Deadline of a job that names none.")
     result_ttl_s: int = Field(3600, description="Jobs and images are forgotten this long after.")

@@ -1,4 +1,4 @@
-"""The worker process: claim -> engine.step() -> publish, one engine, one device.
+"""The worker's loop: claim -> engine.step() -> publish, one engine, one device.
 
 The engine blocks, so it runs on a thread of its own: leases are renewed, jobs canceled and
 heartbeats sent while a step is under way. Between two steps, and only then, edits enter and leave.
@@ -7,27 +7,22 @@ heartbeats sent while a step is under way. Between two steps, and only then, edi
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import socket
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from service import errors, images
-from service.engine.engine import build_engine
+from service import images
 from service.engine.trajectory import Edit
 from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
-from service.errors import DiffPluginError, QueueUnavailable
-from service.images import ImageLimits, Output, UnitPixels
-from service.job_queue import Claim, JobQueue, QueueSettings, Stage, error_of
-from service.jobs import JobError, JobStatus, WorkerInfo
+from service.errors import QueueUnavailable
+from service.images import ImageLimits
+from service.job_queue import Claim, JobQueue, Stage, error_of
+from service.jobs import WorkerInfo
 from service.metrics import EngineMetrics
-from service.queue_records import STATUS_OF_ERROR, is_late, late_error
-from service.settings import Settings
+from service.queue_records import is_late, late_error
+from service.worker_ends import Ends
 from service.worker_rows import Backoff, Row, checkpoint_of, pixels_of
 
 log = logging.getLogger(__name__)
@@ -70,7 +65,7 @@ class Worker:
         self._is_drained = False
         self._wants_to_be_empty = False  # to run a job alone that may end the process
         self._rows: dict[str, Row] = {}
-        self._ends: set[asyncio.Task[None]] = set()
+        self._ends = Ends(queue, self.metrics, settings.limits, self._rows)
         self._backoff = Backoff()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
@@ -105,7 +100,7 @@ class Worker:
         for row in filter(None, opened):
             self._add(row)
         if not step and not claims and self._ends:
-            await asyncio.wait(self._ends, return_when=asyncio.FIRST_COMPLETED)
+            await self._ends.wait_for_one()
         return not (was_busy or claims)
 
     def _start_step(self) -> asyncio.Future[Sequence[Update]] | None:
@@ -150,14 +145,14 @@ class Worker:
         row = Row(claim, claim.job.timings)
         self._rows[row.id] = row  # from now on its lease is renewed
         if not row.plugins:
-            self._end(row, lambda: self._complete_untouched(row))
+            self._ends.complete_untouched(row)
             return None
         start = time.perf_counter()
         try:
             limits = self.settings.limits
             row.photo = await asyncio.to_thread(images.read_photo, claim.image, limits)
         except Exception as error:
-            self._fail(row, error)
+            self._ends.fail(row, error)
             return None
         row.measure(decode_s=time.perf_counter() - start)
         return row
@@ -173,7 +168,7 @@ class Worker:
                 Edit(row.id, pixels, row.plugins, request.steps, request.seed, row.num_done)
             )
         except Exception as error:
-            self._fail(row, error)
+            self._ends.fail(row, error)
 
     async def _publish(self, updates: Sequence[Update]) -> None:
         """Progress now, so that a cancel is noticed before the next step; ends on the side."""
@@ -185,9 +180,9 @@ class Worker:
             if isinstance(update, BatchDone):
                 self.metrics.observe_batch(update.plugins, update.seconds)
             elif isinstance(update, EditDone) and (row := self._live(update.id)):
-                self._complete(row, update)
+                self._ends.complete(row, update)
             elif isinstance(update, EditFailed) and (row := self._live(update.id)):
-                self._fail(row, update.error)
+                self._ends.fail_or_retry(row, update.error)
 
     def _live(self, row_id: str) -> Row | None:
         row = self._rows.get(row_id)
@@ -222,71 +217,7 @@ class Worker:
                 del self._rows[row.id]
             elif is_late(row.claim.job):
                 self.engine.abort(row.id)
-                self._fail(row, error_of(late_error(row.claim.job)))
-
-    # -- ends ----------------------------------------------------------------------------------
-
-    def _complete(self, row: Row, done: EditDone) -> None:
-        engine_s = {"prepare_s", "denoise_s", "finish_s"}
-        row.measure(**done.timings.model_dump(include=engine_s))
-        self._end(row, lambda: self._encode_and_complete(row, done.restored))
-
-    async def _encode_and_complete(self, row: Row, restored: UnitPixels) -> bool:
-        start = time.perf_counter()
-        try:
-            result = await asyncio.to_thread(self._encode, row, restored)
-        except Exception as error:
-            return await self._write_failure(row, _record(row.claim, error))
-        row.measure(encode_s=time.perf_counter() - start)
-        media_type = images.MEDIA_TYPES[row.claim.job.request.output_format]
-        return await self.queue.complete(row.claim, result, media_type, row.timings)
-
-    def _encode(self, row: Row, restored: UnitPixels) -> bytes:
-        mask = images.read_mask(row.claim.mask, self.settings.limits, row.photo.shape)
-        output = Output.of(row.claim.job.request)
-        return images.write_photo(row.photo, restored, output, row.plugins, mask)
-
-    async def _complete_untouched(self, row: Row) -> bool:
-        image = row.claim.image
-        return await self.queue.complete(
-            row.claim, image, images.media_type(image), row.timings, no_op=True
-        )
-
-    def _fail(self, row: Row, error: Exception) -> None:
-        record = _record(row.claim, error)
-        self._end(row, lambda: self._write_failure(row, record))
-
-    async def _write_failure(self, row: Row, record: JobError) -> bool:
-        row.status = STATUS_OF_ERROR.get(record.code, JobStatus.FAILED)
-        return await self.queue.fail(row.claim, record, row.timings)
-
-    def _end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
-        """Write the end of a row in the background; the engine goes on."""
-        row.is_ending = True
-        task = asyncio.create_task(self._write_end(row, write))
-        self._ends.add(task)
-        task.add_done_callback(self._ends.discard)
-
-    async def _write_end(self, row: Row, write: Callable[[], Awaitable[bool]]) -> None:
-        try:
-            if await self._until_redis_answers(row, write):
-                self.metrics.observe_job(row.status, row.timings)
-            else:
-                log.info("job %s was ended or taken over; nothing changes", row.claim.job.id)
-        except Exception:
-            log.exception("the end of job %s is not written; its lease runs out", row.claim.job.id)
-        finally:
-            self._rows.pop(row.id, None)
-
-    async def _until_redis_answers(self, row: Row, write: Callable[[], Awaitable[bool]]) -> bool:
-        """The work is done: a Redis that is away for a minute must not cost it."""
-        backoff = Backoff()
-        while True:
-            try:
-                return await write()
-            except QueueUnavailable as error:
-                log.warning("the end of job %s must wait: %s", row.claim.job.id, error)
-                await backoff.sleep()
+                self._ends.fail(row, error_of(late_error(row.claim.job)))
 
     # -- leases, heartbeats and the stop -------------------------------------------------------
 
@@ -324,8 +255,7 @@ class Worker:
             async with asyncio.timeout(self.settings.shutdown_grace_s):
                 while self._rows and time.monotonic() < give_up_at:
                     await self._cycle(0.0)
-        for end in self._ends:
-            end.cancel()
+        self._ends.give_up()
         for row in list(self._rows.values()):
             await self._hand_back(row.claim)
 
@@ -340,55 +270,3 @@ class Worker:
             await self.queue.goodbye(self.settings.name)
         except QueueUnavailable as error:
             log.warning("this worker is listed until its heartbeat is missed: %s", error)
-
-
-def _record(claim: Claim, error: Exception) -> JobError:
-    """What a job's owner is told; what is not in the tree of errors is logged in full."""
-    if not isinstance(error, DiffPluginError):
-        log.exception("job %s failed", claim.job.id, exc_info=error)
-        error = errors.EditFailed(f"{type(error).__name__}: {error}")
-    return JobError(code=error.code, detail=str(error))
-
-
-async def run_worker(settings: Settings) -> None:
-    """Load the base and its plugins, then serve until SIGTERM. A second one ends at once."""
-    if not settings.redis_url:
-        raise QueueUnavailable("a worker needs a Redis: set DIFFPLUGIN_REDIS_URL")
-    engine = build_engine(
-        settings.plugins_store,
-        settings.base,
-        settings.device,
-        settings.max_batch_size,
-        settings.num_threads,
-    )
-    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
-    backbone = engine.backbone
-    worker = Worker(queue, engine, _worker_settings(settings, backbone.name, str(backbone.device)))
-    _stop_on_signals(worker)
-    try:
-        await worker.run()
-    finally:
-        await queue.close()
-
-
-def _worker_settings(settings: Settings, backbone: str, device: str) -> WorkerSettings:
-    return WorkerSettings(
-        name=f"worker-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
-        backbone=backbone,
-        device=device,
-        limits=ImageLimits(
-            settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
-        ),
-        shutdown_grace_s=settings.shutdown_grace_s,
-    )
-
-
-def _stop_on_signals(worker: Worker) -> None:
-    def stop() -> None:
-        if worker.is_stopping:
-            os._exit(1)  # not sys.exit: it would wait for the engine's thread
-        log.info("stopping: no more jobs are claimed")
-        worker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)

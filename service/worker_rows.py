@@ -23,7 +23,7 @@ class Row:
     photo: Photo = field(init=False)  # once it is read
     is_lost: bool = False  # taken over, canceled or expired: leave it alone
     is_ending: bool = False  # its end is being written
-    status: JobStatus = JobStatus.SUCCEEDED  # how it ends
+    status: JobStatus | None = JobStatus.SUCCEEDED  # how it ends; None: another attempt follows
 
     @property
     def id(self) -> str:

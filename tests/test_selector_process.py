@@ -1,6 +1,7 @@
 """The selector role on a real queue: plans handed on, no-ops ended, failures kept apart."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -23,6 +24,8 @@ class WordPlanner:
 
     def plan(self, pixels: Pixels | None, instruction: str) -> Plan:
         assert pixels is not None
+        if "slowly" in instruction:
+            time.sleep(0.7)  # several leases
         if "crash" in instruction:
             raise RuntimeError("out of luck")
         tasks = (PlannedTask(plugin="derain", score=0.9),) if "rain" in instruction else ()
@@ -70,12 +73,25 @@ async def test_only_the_plan_ends_with_the_plan(queue: JobQueue, selector: Selec
     assert not job.no_op
 
 
+async def test_planning_longer_than_a_lease_is_not_taken_over(
+    queue: JobQueue, selector: SelectorProcess
+) -> None:
+    job = await submit(queue, "slowly remove the rain")
+    async with asyncio.timeout(5):
+        while (await queue.get(job.id)).status is not JobStatus.PLANNING:
+            await asyncio.sleep(0.01)
+        while not (claims := await queue.claim(Stage.RUN, "worker")):
+            assert await queue.claim(Stage.PLAN, "thief", 1, 0.02) == []
+    assert [claim.job.id for claim in claims] == [job.id]
+
+
 async def test_a_failing_job_fails_alone(queue: JobQueue, selector: SelectorProcess) -> None:
     broken = await submit(queue, "crash")
     unreadable = await submit(queue, "remove the rain", image=b"no picture")
     fine = await submit(queue, "hello")
     failed = await queue.wait(broken.id, 5)
     assert failed.error is not None and "out of luck" in failed.error.detail
+    assert failed.attempt == queue.settings.max_deliveries
     refused = await queue.wait(unreadable.id, 5)
     assert refused.error is not None and refused.error.code == "unsupported_image_type"
     assert (await queue.wait(fine.id, 5)).status is JobStatus.SUCCEEDED

@@ -174,11 +174,15 @@ async def test_progress_is_published(queue: JobQueue) -> None:
 async def test_a_failing_job_fails_alone(queue: JobQueue) -> None:
     bad_id, good_id = await submit(queue, ("broken",)), await submit(queue)
     damaged_id = await submit(queue, image=encode(PIXELS, "png")[:60])
-    await run_burst(queue)
+    async with running(make_worker(queue, InvertingEngine())):
+        bad = await queue.wait(bad_id, 5.0)
     assert (await queue.get(good_id)).status is JobStatus.SUCCEEDED
-    bad, damaged = await queue.get(bad_id), await queue.get(damaged_id)
     assert bad.error is not None and bad.error.code == "edit_failed"
+    assert "task 'broken' failed" in bad.error.detail
+    assert bad.attempt == queue.settings.max_deliveries
+    damaged = await queue.get(damaged_id)
     assert damaged.error is not None and damaged.error.code == "invalid_image"
+    assert damaged.attempt == 1
 
 
 async def test_a_plan_with_nothing_to_run_returns_the_input(queue: JobQueue) -> None:

@@ -49,6 +49,7 @@ class SelectorProcess:
     def __init__(self, queue: JobQueue, planner: Planner, settings: Settings) -> None:
         self.name = f"selector-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._queue, self._planner, self._settings = queue, planner, settings
+        self._claims: list[Claim] = []
         self._limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
@@ -69,8 +70,8 @@ class SelectorProcess:
     async def _serve_next(self, stopped: "asyncio.Task[bool]") -> None:
         """One claim, if there is one; an outage of Redis is waited out."""
         try:
-            claims = await self._queue.claim(Stage.PLAN, self.name, 1, CLAIM_BLOCK_S)
-            for claim in claims:
+            self._claims = await self._queue.claim(Stage.PLAN, self.name, 1, CLAIM_BLOCK_S)
+            for claim in self._claims:
                 await self._serve(claim)
         except QueueUnavailable as error:
             log.warning("%s; trying again", error)
@@ -82,9 +83,13 @@ class SelectorProcess:
             plan = await asyncio.to_thread(self._plan, claim)
         except QueueUnavailable:
             raise
-        except Exception as error:  # this job fails, the others go on
+        except DiffPluginError as error:  # this job fails, the others go on
+            await self._queue.fail(claim, JobError(code=error.code, detail=str(error)))
+            return
+        except Exception as error:
             log.exception("planning failed", extra={"job_id": claim.job.id})
-            await self._queue.fail(claim, _job_error(error))
+            detail = f"the selector failed: {error}"
+            await self._queue.retry(claim, JobError(code=EditFailed.code, detail=detail))
             return
         await self._pass_on(claim, plan, time.monotonic() - started)
 
@@ -109,6 +114,8 @@ class SelectorProcess:
         )  # fmt: skip
 
     async def _beat(self, stop: asyncio.Event) -> None:
+        """Heartbeats, and the lease of the job at hand, however long its planning takes."""
+        pause_s = min(self._settings.heartbeat_s, self._queue.settings.lease_s / 4)
         while not stop.is_set():  # a cancel that arrives with Redis' answer can get lost in it
             info = WorkerInfo(
                 name=self.name, role="selector", backbone=self._settings.base, device="cpu",
@@ -116,11 +123,6 @@ class SelectorProcess:
             )  # fmt: skip
             with contextlib.suppress(QueueUnavailable):
                 await self._queue.heartbeat(info)
+                await self._queue.renew(self._claims)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._settings.heartbeat_s)
-
-
-def _job_error(error: Exception) -> JobError:
-    code = error.code if isinstance(error, DiffPluginError) else EditFailed.code
-    detail = str(error) if isinstance(error, DiffPluginError) else f"the selector failed: {error}"
-    return JobError(code=code, detail=detail)
+                await asyncio.wait_for(stop.wait(), pause_s)

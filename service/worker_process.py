@@ -1,0 +1,61 @@
+"""The worker as a process: load the base and its plugins, serve a queue until SIGTERM."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import uuid
+
+from service.engine.engine import build_engine
+from service.errors import QueueUnavailable
+from service.images import ImageLimits
+from service.job_queue import JobQueue, QueueSettings
+from service.settings import Settings
+from service.worker import Worker, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+async def run_worker(settings: Settings) -> None:
+    """Load the base and its plugins, then serve until SIGTERM. A second one ends at once."""
+    if not settings.redis_url:
+        raise QueueUnavailable("a worker needs a Redis: set DIFFPLUGIN_REDIS_URL")
+    engine = build_engine(
+        settings.plugins_store,
+        settings.base,
+        settings.device,
+        settings.max_batch_size,
+        settings.num_threads,
+    )
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
+    backbone = engine.backbone
+    worker = Worker(queue, engine, _worker_settings(settings, backbone.name, str(backbone.device)))
+    _stop_on_signals(worker)
+    try:
+        await worker.run()
+    finally:
+        await queue.close()
+
+
+def _worker_settings(settings: Settings, backbone: str, device: str) -> WorkerSettings:
+    return WorkerSettings(
+        name=f"worker-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+        backbone=backbone,
+        device=device,
+        limits=ImageLimits(
+            settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
+        ),
+        shutdown_grace_s=settings.shutdown_grace_s,
+    )
+
+
+def _stop_on_signals(worker: Worker) -> None:
+    def stop() -> None:
+        if worker.is_stopping:
+            os._exit(1)  # not sys.exit: it would wait for the engine's thread
+        log.info("stopping: no more jobs are claimed")
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
