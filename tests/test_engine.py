@@ -166,7 +166,7 @@ def test_a_row_that_breaks_the_batch_fails_alone(engine: Engine) -> None:
     for edit in (*good, bad):
         engine.add(edit)
     engine.step()
-    break_tokens(engine, "bad")
+    break_complements(engine, "bad")
     updates = drain(engine)
     assert [u.id for u in updates if isinstance(u, EditFailed)] == ["bad"]
     for edit in good:
@@ -174,11 +174,11 @@ def test_a_row_that_breaks_the_batch_fails_alone(engine: Engine) -> None:
     assert not engine.has_work
 
 
-def break_tokens(engine: Engine, edit_id: str) -> None:
-    """Give one running row tokens of a width that the UNet cannot take."""
+def break_complements(engine: Engine, edit_id: str) -> None:
+    """Take from one running row what its plugin adds to the next steps."""
     batch: list[Trajectory] = engine.scheduler.schedule()
     row = next(t for t in batch if t.edit.id == edit_id)
-    row.current.tokens = row.current.tokens[..., :-1]
+    row.step += 100
 
 
 def test_unknown_plugins_are_refused_before_anything_runs(engine: Engine) -> None:

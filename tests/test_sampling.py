@@ -78,22 +78,12 @@ def test_rows_at_different_steps_of_different_schedules_equal_themselves_alone()
     states = [SamplerState.start(starts[i : i + 1]) for i in range(3)]
     for step in range(12):
         live = [i for i in range(3) if step < len(tables[i])]
-        joined = SamplerState(
-            *(
-                torch.cat([getattr(states[i], name) for i in live])
-                for name in ("x", "previous", "m1", "m2")
-            )
-        )
+        joined = SamplerState(*map(torch.cat, zip(*(states[i] for i in live), strict=True)))
         times = [float(tables[i].timesteps[step]) for i in live]
         output = torch.cat([some_model(joined.x[k : k + 1], t) for k, t in enumerate(times)])
         after = update(joined, output, torch.stack([tables[i].rows[step] for i in live]))
         for k, i in enumerate(live):
-            states[i] = SamplerState(
-                after.x[k : k + 1],
-                after.previous[k : k + 1],
-                after.m1[k : k + 1],
-                after.m2[k : k + 1],
-            )
+            states[i] = SamplerState(*(part[k : k + 1] for part in after))
     for state, expected in zip(states, alone, strict=True):
         torch.testing.assert_close(state.x, expected, atol=3e-5, rtol=0)
 

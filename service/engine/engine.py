@@ -4,6 +4,7 @@ It runs in a notebook as well as in a worker: it knows no queue, no HTTP and no 
 """
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,16 @@ import torch
 from service import errors
 from service.engine.model_runner import ModelRunner
 from service.engine.scheduler import Scheduler
-from service.engine.trajectory import Edit, Stage, Trajectory
+from service.engine.trajectory import Edit, Trajectory
 from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
 
 log = logging.getLogger(__name__)
+
+Work = Callable[[list[Trajectory]], list[Update]]
+
+MAX_STALL = 0.5  # of a denoising step, for admitting and again for decoding between two steps
 
 
 class Engine:
@@ -26,6 +31,7 @@ class Engine:
     def __init__(self, runner: ModelRunner, max_batch_size: int) -> None:
         self.runner = runner
         self.scheduler = Scheduler(max_batch_size)
+        self._step_s = 0.0  # how long the last denoising step took
 
     @property
     def has_work(self) -> bool:
@@ -54,56 +60,70 @@ class Engine:
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
-        self.scheduler.remove(edit_id)
+        for trajectory in self.scheduler.remove(edit_id):
+            self.runner.forget(trajectory)
 
     def step(self) -> list[Update]:
         """Admit what fits, advance one mixed batch by one denoising step, decode what is done."""
-        updates: list[Update] = []
-        for trajectory in self.scheduler.admit():
-            updates += self._isolate(self.runner.prepare, trajectory)
-        batch = self.scheduler.schedule()
-        updates += self._denoise(batch)
-        for trajectory in batch:
-            if trajectory.stage is Stage.DENOISED:
-                updates += self._isolate(self._finish_task, trajectory)
+        updates = self._paced(self._prepare, self.scheduler.admit())
+        updates += self._isolate(self._denoise, self.scheduler.schedule())
+        updates += self._paced(self._decode, self.scheduler.denoised())
+        for trajectory in self.scheduler.decoded():
+            updates += self._isolate(self._finish_task, [trajectory])
         return updates
 
+    def _prepare(self, trajectories: list[Trajectory]) -> list[Update]:
+        self.runner.prepare(trajectories)
+        return []
+
     def _denoise(self, batch: list[Trajectory]) -> list[Update]:
-        """One UNet call; if it fails, half the rows at a time, so only the guilty one fails."""
-        if not batch:
-            return []
-        try:
-            seconds = self.runner.denoise(batch)
-        except Exception as error:
-            if len(batch) == 1:
-                return [self._fail(batch[0], error)]
-            log.warning("a batch of %d rows failed and is split: %s", len(batch), error)
-            half = len(batch) // 2
-            return self._denoise(batch[:half]) + self._denoise(batch[half:])
-        done: list[Update] = [BatchDone(tuple(t.plugin_name for t in batch), seconds)]
+        self._step_s = self.runner.denoise(batch)
+        done: list[Update] = [BatchDone(tuple(t.plugin_name for t in batch), self._step_s)]
         return done + [StepDone(t.edit.id, t.progress) for t in batch]
 
-    def _finish_task(self, trajectory: Trajectory) -> Update | None:
+    def _decode(self, trajectories: list[Trajectory]) -> list[Update]:
+        self.runner.decode(trajectories)
+        return []
+
+    def _finish_task(self, trajectories: list[Trajectory]) -> list[Update]:
+        (trajectory,) = trajectories
         restored = self.runner.finish(trajectory)
         done = EditDone(trajectory.edit.id, restored, trajectory.timings)
         if not trajectory.is_last_task:
             trajectory.start_next_task(done.pixels)
-            return TaskDone(trajectory.edit.id, trajectory.task, done.pixels)
+            return [TaskDone(trajectory.edit.id, trajectory.task, done.pixels)]
         self.scheduler.remove(trajectory.edit.id)
-        return done
+        return [done]
 
-    def _isolate(
-        self, work: Callable[[Trajectory], Update | None], trajectory: Trajectory
-    ) -> list[Update]:
-        """Run `work`; what goes wrong fails this edit alone."""
+    def _paced(self, work: Work, waiting: list[Trajectory]) -> list[Update]:
+        """All at once if no step waits for it; else one by one, for half a step's time at most."""
+        if not self.scheduler.is_denoising:
+            return self._isolate(work, waiting)
+        updates: list[Update] = []
+        deadline = time.perf_counter() + MAX_STALL * self._step_s
+        for trajectory in waiting:
+            updates += self._isolate(work, [trajectory])
+            if time.perf_counter() > deadline:
+                break
+        return updates
+
+    def _isolate(self, work: Work, trajectories: list[Trajectory]) -> list[Update]:
+        """Run `work`; if it fails, on half the trajectories at a time, so only the guilty fails."""
+        if not trajectories:
+            return []
         try:
-            update = work(trajectory)
+            return work(trajectories)
         except Exception as error:
-            return [self._fail(trajectory, error)]
-        return [update] if update is not None else []
+            if len(trajectories) == 1:
+                return [self._fail(trajectories[0], error)]
+            log.warning("a batch of %d edits failed and is split: %s", len(trajectories), error)
+            half = len(trajectories) // 2
+            return self._isolate(work, trajectories[:half]) + self._isolate(
+                work, trajectories[half:]
+            )
 
     def _fail(self, trajectory: Trajectory, error: Exception) -> EditFailed:
-        self.scheduler.remove(trajectory.edit.id)
+        self.abort(trajectory.edit.id)
         if isinstance(error, errors.DiffPluginError):
             return EditFailed(trajectory.edit.id, error)
         log.exception("edit %s failed", trajectory.edit.id, exc_info=error)

@@ -1,20 +1,27 @@
-"""Runs the networks for trajectories: prepare a task, denoise a mixed batch, decode a result."""
+"""Runs the networks for trajectories: prepare tasks, denoise a mixed batch, decode results."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.engine.sampling import NoiseSchedule, SamplerState, update
+from service.engine.batch import Batch
+from service.engine.complements import Complements, complement_widths
+from service.engine.denoise_step import DenoiseStep
+from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
 from service.engine.shifts import merge_views, offsets, shifted_views
-from service.engine.trajectory import Prepared, Stage, Trajectory
+from service.engine.side_stream import Mark, SideStream, StepPacer
+from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
 from service.images import UnitPixels
+from service.models.attention import FusedAttention
 from service.models.backbone import Backbone
-from service.models.denoiser import denoise
-from service.models.plugin import Plugin
 from service.models.plugin_store import PluginStore
+
+MAX_CODEC_PIXELS = 4 * 2**20  # in one call of the codec; Stable Diffusion's decoder wants 2 GB then
 
 
 class ModelRunner:
@@ -23,127 +30,127 @@ class ModelRunner:
     def __init__(self, backbone: Backbone, store: PluginStore) -> None:
         self.backbone, self.store = backbone, store
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
+        self._table = cache(self.noise_schedule.table)
+        self._attention = FusedAttention(backbone.unet)
+        predicts_sample = self.noise_schedule.prediction_type == "sample"
+        self._widths = complement_widths(dict(backbone.unet.config), predicts_sample)
+        self._step = DenoiseStep(
+            backbone.unet, len(self._widths) - int(predicts_sample), self._widths
+        )
+        self._side, self._pacer = SideStream(backbone.device), StepPacer(backbone.device)
+        self._batches: dict[torch.Size, Batch] = {}
 
     @torch.inference_mode()
-    def prepare(self, trajectory: Trajectory) -> None:
-        """Encode the image and compute all that its steps share, for every timestep at once."""
-        began = time.perf_counter()
+    def prepare(self, trajectories: Sequence[Trajectory]) -> None:
+        """Encode the images and compute all that their steps share, for many timesteps at once."""
+        with _timed(trajectories, "prepare_s"), self._side.work() as mark:
+            features = self.backbone.image_features([t.pixels for t in trajectories])
+            for trajectory, row in zip(trajectories, features, strict=True):
+                trajectory.prepared = self._prepared(trajectory, row[None], mark)
+                trajectory.stage = Stage.DENOISING
+
+    def _prepared(self, trajectory: Trajectory, features: Tensor, mark: Mark) -> Prepared:
         plugin = self.store.get(trajectory.plugin_name)
-        steps = trajectory.edit.steps or plugin.manifest.default_steps
-        table = self.noise_schedule.table(min(steps, len(self.noise_schedule.alphas_cumprod)))
+        table = self._table_of(trajectory.edit.steps or plugin.manifest.default_steps)
         shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
         views = shifted_views(trajectory.pixels, shifts, self.backbone.pixel_multiple)
-        cond = self.backbone.encode(views)
-        tokens = plugin.tpb(self.backbone.image_features([trajectory.pixels]))
-        residuals, skip = _run_scb(plugin, cond, table.timesteps.to(cond.device), tokens)
-        noise = _seeded_noise(cond, trajectory.edit.seed)
-        starts_from_noise = plugin.manifest.start == "noise"
-        x = noise if starts_from_noise else table.add_noise(cond.float(), noise)
-        trajectory.prepared = Prepared(
-            plugin, table, shifts, tokens, residuals, skip, SamplerState.start(x)
+        cond = self.backbone.encode(self._side.upload(views))
+        tokens = plugin.tpb(features)
+        timesteps = table.timesteps.to(cond.device)
+        complements = Complements(plugin, cond, timesteps, tokens, self._widths)
+        noise = self._side.upload(_seeded_noise(cond.shape, trajectory.edit.seed))
+        is_noise = plugin.manifest.start == "noise"
+        x = noise if is_noise else table.add_noise(cond.float(), noise)
+        prepared = Prepared(
+            mark, table, shifts, self._attention.project(tokens), complements, SamplerState.start(x)
         )
-        trajectory.stage = Stage.DENOISING
-        trajectory.spend("prepare_s", time.perf_counter() - began)
+        self._side.lend(cond, tokens, prepared.context, *prepared.state, *complements.window)
+        return prepared
+
+    def _table_of(self, steps: int) -> StepTable:
+        return self._table(min(steps, len(self.noise_schedule.alphas_cumprod)))
 
     @torch.inference_mode()
-    def denoise(self, batch: Sequence[Trajectory]) -> float:
+    def denoise(self, trajectories: Sequence[Trajectory]) -> float:
         """One UNet call and one sampler update for all rows; returns the seconds it took."""
         began = time.perf_counter()
-        rows = [t.current for t in batch]
-        steps = [t.step for t in batch]
-        counts = torch.tensor([len(row.shifts) for row in rows])
-        state = _stack_states([row.state for row in rows])
-        timesteps = torch.stack([r.table.timesteps[i] for r, i in zip(rows, steps, strict=True)])
-        output = denoise(
-            self.backbone.unet,
-            state.x.to(self.backbone.dtype),
-            timesteps.repeat_interleave(counts).to(self.backbone.device),
-            torch.cat([row.tokens.expand(len(row.shifts), -1, -1) for row in rows]),
-            _stack_residuals(rows, steps),
-            _stack_skips(rows, steps),
-        )
-        table_rows = torch.stack([r.table.rows[i] for r, i in zip(rows, steps, strict=True)])
-        after = update(state, output, table_rows.repeat_interleave(counts, dim=0))
-        for trajectory, part in zip(batch, _split_state(after, counts.tolist()), strict=True):
-            _advance(trajectory, part)
+        batch = self._stacked(trajectories)
+        batch.state = self._step(batch.state, batch.context, batch.complement(), batch.table_rows())
+        self._pacer.step_started()
+        for trajectory in trajectories:
+            trajectory.step += 1
+            if trajectory.step == len(trajectory.current.table):
+                trajectory.stage = Stage.DENOISED
+        if any(t.stage is Stage.DENOISED for t in trajectories):
+            self._unstack(trajectories[0].latent_shape)
         seconds = time.perf_counter() - began
-        for trajectory in batch:
+        for trajectory in trajectories:
             trajectory.spend("denoise_s", seconds)
         return seconds
 
+    def _stacked(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """The batch of these rows: the one that ran last, unless its members changed."""
+        shape = trajectories[0].latent_shape
+        held = self._batches.get(shape)
+        if held is None or held.members != tuple(trajectories):
+            self._unstack(shape)
+            held = self._batches[shape] = Batch(trajectories)
+        return held
+
+    def _unstack(self, shape: torch.Size) -> None:
+        if held := self._batches.pop(shape, None):
+            held.unstack()
+
     @torch.inference_mode()
+    def forget(self, trajectory: Trajectory) -> None:
+        """It leaves before its end; what it shares with others is theirs alone from now on."""
+        if trajectory.prepared is not None:
+            self._unstack(trajectory.latent_shape)
+
+    @torch.inference_mode()
+    def decode(self, trajectories: Sequence[Trajectory]) -> None:
+        """Start to turn latents into images of their inputs' sizes; finish() has them."""
+        with _timed(trajectories, "finish_s"), self._side.work() as mark:
+            for chunk in self._codec_chunks(trajectories):
+                latents = torch.cat([t.current.state.x for t in chunk])
+                self._side.lend(latents)
+                views = self.backbone.decode(latents.to(self.backbone.dtype)).float()
+                counts = [len(t.current.shifts) for t in chunk]
+                for trajectory, part in zip(chunk, torch.split(views, counts), strict=True):
+                    image = merge_views(part, trajectory.current.shifts, trajectory.size)
+                    unit = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
+                    trajectory.decoded = Decoded(mark, self._side.download(unit))
+                    trajectory.stage = Stage.DECODED
+
+    def _codec_chunks(self, trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
+        """Groups of one latent shape, small enough for one call of the codec."""
+        by_shape: dict[torch.Size, list[Trajectory]] = {}
+        for trajectory in trajectories:
+            by_shape.setdefault(trajectory.latent_shape, []).append(trajectory)
+        for (_, height, width), group in by_shape.items():
+            pixels = height * width * self.backbone.patch_size**2
+            size = max(1, MAX_CODEC_PIXELS // pixels)
+            yield from (group[i : i + size] for i in range(0, len(group), size))
+
     def finish(self, trajectory: Trajectory) -> UnitPixels:
-        """Decode to the input's size; not rounded, for the input may have had more than 8 bits."""
-        began = time.perf_counter()
-        latents = trajectory.current.state.x.to(self.backbone.dtype)
-        views = self.backbone.decode(latents).float()
-        height, width = trajectory.pixels.shape[:2]
-        image = merge_views(views, trajectory.current.shifts, (height, width))
-        restored = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-        trajectory.spend("finish_s", time.perf_counter() - began)
-        return np.ascontiguousarray(restored)
+        """The image (H, W, 3); not rounded, for the input may have had more than 8 bits."""
+        decoded = trajectory.decoded
+        assert decoded is not None, "a trajectory is decoded before it is finished. This is a bug."
+        with _timed([trajectory], "finish_s"):
+            decoded.mark.wait()
+        return np.asarray(decoded.image.numpy(), np.float32)
 
 
-def _run_scb(
-    plugin: Plugin, cond: Tensor, timesteps: Tensor, tokens: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """SCB's output for all timesteps (n,) and views (V, C, h, w), each (n, V, C, h, w).
-
-    One call does, as it never reads the noisy latent.
-    """
-    num_steps, num_views = len(timesteps), len(cond)
-    output = plugin.scb(
-        cond.repeat(num_steps, 1, 1, 1),
-        timesteps.repeat_interleave(num_views),
-        tokens.expand(num_steps * num_views, -1, -1),
-    )
-    split = (num_steps, num_views)
-    residuals = tuple(residual.unflatten(0, split) for residual in output.residuals)
-    return residuals, None if output.skip is None else output.skip.unflatten(0, split)
+@contextlib.contextmanager
+def _timed(trajectories: Sequence[Trajectory], stage: str) -> Iterator[None]:
+    """Adds the seconds inside to a timing of all: who shares a call waits for all of it."""
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    for trajectory in trajectories:
+        trajectory.spend(stage, seconds)
 
 
-def _seeded_noise(like: Tensor, seed: int) -> Tensor:
+def _seeded_noise(shape: torch.Size, seed: int) -> Tensor:
     """Drawn on the CPU, so that a seed means the same noise on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(like.shape, generator=generator).to(like.device)
-
-
-def _stack_states(states: Sequence[SamplerState]) -> SamplerState:
-    return SamplerState(
-        torch.cat([s.x for s in states]),
-        torch.cat([s.previous for s in states]),
-        torch.cat([s.m1 for s in states]),
-        torch.cat([s.m2 for s in states]),
-    )
-
-
-def _stack_residuals(rows: Sequence[Prepared], steps: Sequence[int]) -> list[Tensor]:
-    """One tensor per UNet skip, each row at its own step."""
-    return [
-        torch.cat([row.residuals[k][i] for row, i in zip(rows, steps, strict=True)])
-        for k in range(len(rows[0].residuals))
-    ]
-
-
-def _stack_skips(rows: Sequence[Prepared], steps: Sequence[int]) -> Tensor | None:
-    """Output skips; rows of plugins without one get zeros."""
-    if all(row.skip is None for row in rows):
-        return None
-    pairs = zip(rows, steps, strict=True)
-    return torch.cat(
-        [torch.zeros_like(row.state.x) if row.skip is None else row.skip[i] for row, i in pairs]
-    )
-
-
-def _split_state(state: SamplerState, counts: list[int]) -> list[SamplerState]:
-    """The rows of each trajectory."""
-    fields = (state.x, state.previous, state.m1, state.m2)
-    parts = zip(*(torch.split(tensor, counts) for tensor in fields), strict=True)
-    return [SamplerState(*part) for part in parts]
-
-
-def _advance(trajectory: Trajectory, state: SamplerState) -> None:
-    trajectory.current.state = state
-    trajectory.step += 1
-    if trajectory.step == len(trajectory.current.table):
-        trajectory.stage = Stage.DENOISED
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

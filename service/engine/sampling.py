@@ -6,7 +6,8 @@ are at different steps of different schedules is a gather of table rows and a fe
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -153,6 +154,12 @@ class StepTable:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    @cached_property
+    def packed_rows(self) -> tuple[Tensor, ...]:
+        """Per step (11,) float32: its coefficients and, last, its timestep."""
+        packed = torch.cat([self.rows, self.timesteps[:, None]], dim=1)
+        return packed.float().unbind(0)
+
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         """The latents noised to where the schedule starts."""
         a = self.start_alpha
@@ -160,8 +167,7 @@ class StepTable:
         return noised
 
 
-@dataclass
-class SamplerState:
+class SamplerState(NamedTuple):
     """What a row keeps between steps, each (B, C, h, w)."""
 
     x: Tensor  # current sample
@@ -176,7 +182,7 @@ class SamplerState:
 
 
 def update(state: SamplerState, output: Tensor, rows: Tensor) -> SamplerState:
-    """One step of every row of a batch: rows (B, 10) are table rows, output (B, C, h, w)."""
+    """One step of every row of a batch: rows (B, 10 or more) of tables, output (B, C, h, w)."""
     k = rows.to(output.device, torch.float32).T[:, :, None, None, None]
     x = state.x.float()
     m = k[OUT_X] * x + k[OUT_E] * output.float()

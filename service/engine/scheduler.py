@@ -23,25 +23,45 @@ class Scheduler:
         trajectory.last_scheduled = self._clock
         self._waiting.append(trajectory)
 
-    def remove(self, edit_id: str) -> None:
-        """Forget an edit; nothing happens if it is not here."""
+    def remove(self, edit_id: str) -> list[Trajectory]:
+        """Forget an edit; returns what was here of it."""
+        removed = [t for t in (*self._waiting, *self._running) if t.edit.id == edit_id]
         self._waiting = deque(t for t in self._waiting if t.edit.id != edit_id)
         self._running = [t for t in self._running if t.edit.id != edit_id]
+        return removed
 
     def admit(self) -> list[Trajectory]:
         """Running trajectories that must be prepared, after filling free places from the queue."""
         while self._waiting and len(self._running) < self.max_batch_size:
             self._running.append(self._waiting.popleft())
-        return [t for t in self._running if t.stage is Stage.WAITING]
+        return self._in(Stage.WAITING)
 
     def schedule(self) -> list[Trajectory]:
         """Every row of the latent shape that has waited longest: any plugins, any steps."""
         self._clock += 1
-        ready = [t for t in self._running if t.stage is Stage.DENOISING]
-        if not ready:
+        denoising = self._in(Stage.DENOISING)
+        if not denoising:
             return []
+        ready = [t for t in denoising if t.current.mark.is_past] or denoising[:1]
         shape: torch.Size = min(ready, key=lambda t: t.last_scheduled).latent_shape
         batch = [t for t in ready if t.latent_shape == shape]
         for trajectory in batch:
             trajectory.last_scheduled = self._clock
         return batch
+
+    @property
+    def is_denoising(self) -> bool:
+        return any(t.stage is Stage.DENOISING for t in self._running)
+
+    def denoised(self) -> list[Trajectory]:
+        """Those to be decoded."""
+        return self._in(Stage.DENOISED)
+
+    def decoded(self) -> list[Trajectory]:
+        """Those whose image is there; the first of them all the same if nothing else is to do."""
+        decoded = self._in(Stage.DECODED)
+        there = [t for t in decoded if t.decoded and t.decoded.mark.is_past]
+        return there or ([] if self.is_denoising else decoded[:1])
+
+    def _in(self, stage: Stage) -> list[Trajectory]:
+        return [t for t in self._running if t.stage is stage]

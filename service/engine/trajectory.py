@@ -3,16 +3,18 @@
 Edit is what a caller hands in. Trajectory is the engine's own, mutable state of it.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import torch
 from torch import Tensor
 
+from service.engine.complements import Complements
 from service.engine.sampling import SamplerState, StepTable
+from service.engine.side_stream import Mark
 from service.images import Pixels
 from service.jobs import Progress, Timings
-from service.models.plugin import Plugin
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,27 @@ class Stage(Enum):
     WAITING = auto()  # its current task is not prepared
     DENOISING = auto()
     DENOISED = auto()  # to be decoded
+    DECODED = auto()  # to be handed out
 
 
 @dataclass
 class Prepared:
-    """Everything a task's steps need, computed once: a step then touches no plugin weight."""
+    """Everything a task's steps need, computed ahead: most steps touch no plugin weight."""
 
-    plugin: Plugin
+    mark: Mark  # past once all of it is computed
     table: StepTable
     shifts: list[tuple[int, int]]  # in pixels; one of V views each, a row of the batch
-    tokens: Tensor  # (1, N, D)
-    residuals: tuple[Tensor, ...]  # each (steps, V, C, h, w): SCB does not read the noisy latent
-    skip: Tensor | None  # (steps, V, C, h, w)
-    state: SamplerState  # of (V, C, h, w)
+    context: Tensor  # (1, N, E): every cross-attention's keys and values of the tokens
+    complements: Complements
+    state: SamplerState  # of (V, C, h, w), when it last entered or left a batch
+
+
+@dataclass
+class Decoded:
+    """A restored image (H, W, 3) in [0, 1] on its way from the device."""
+
+    mark: Mark  # past once it is there
+    image: Tensor
 
 
 @dataclass
@@ -59,8 +69,9 @@ class Trajectory:
     step: int = 0
     stage: Stage = Stage.WAITING
     prepared: Prepared | None = None
+    decoded: Decoded | None = None
     last_scheduled: int = 0  # number of the engine step that last ran it
-    timings: Timings = field(default_factory=Timings)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def plugin_name(self) -> str:
@@ -79,6 +90,11 @@ class Trajectory:
         return self.current.state.x.shape[1:]
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    @property
     def is_last_task(self) -> bool:
         return self.task + 1 == len(self.edit.plugins)
 
@@ -92,12 +108,15 @@ class Trajectory:
             num_steps=len(self.current.table),
         )
 
+    @property
+    def timings(self) -> Timings:
+        return Timings(**self.seconds)
+
     def spend(self, stage: str, seconds: float) -> None:
         """Add to one of the timings, e.g. denoise_s."""
-        total = getattr(self.timings, stage) + seconds
-        self.timings = self.timings.model_copy(update={stage: total})
+        self.seconds[stage] += seconds
 
     def start_next_task(self, pixels: Pixels) -> None:
         """Go on with the result of the task that ended."""
-        self.pixels, self.prepared = pixels, None
+        self.pixels, self.prepared, self.decoded = pixels, None, None
         self.task, self.step, self.stage = self.task + 1, 0, Stage.WAITING
