@@ -5,10 +5,10 @@ The feather lies inside of the white, so what is black keeps its very samples.
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from service.errors import InvalidImage, InvalidRequest
-from service.image_files import DAMAGE, ImageLimits, open_checked
+from service.image_files import DAMAGE, ImageLimits, open_checked, save
 
 Weights = NDArray[np.float32]  # (H, W): 0 keeps the input, 1 takes the restored picture
 
@@ -25,7 +25,7 @@ def read_mask(data: bytes, limits: ImageLimits, shape: tuple[int, ...]) -> Weigh
         return None
     mask = open_checked(data, limits)
     if (mask.height, mask.width) != shape:
-        raise InvalidRequest(
+        raise _invalid(
             f"the mask has {mask.width}x{mask.height} pixels and the image, held upright, "
             f"{shape[1]}x{shape[0]}; send a mask of the image's size"
         )
@@ -35,8 +35,26 @@ def read_mask(data: bytes, limits: ImageLimits, shape: tuple[int, ...]) -> Weigh
         raise InvalidImage(f"the mask is damaged or truncated: {error}") from error
     weights = feather(grey)
     if not weights.any():
-        raise InvalidRequest("the mask is all black; paint white what is to be edited")
+        raise _invalid("the mask is all black; paint white what is to be edited")
     return weights
+
+
+def mask_of_alpha(data: bytes, limits: ImageLimits) -> bytes:
+    """A mask file whose transparent pixels are edited, as OpenAI has it -> one of ours (PNG)."""
+    picture = open_checked(data, limits)
+    if not picture.has_transparency_data:
+        raise _invalid(
+            "the mask has no transparency; make transparent (alpha 0) what is to be edited"
+        )
+    try:
+        alpha = picture.convert("RGBA").getchannel("A")
+    except DAMAGE as error:
+        raise InvalidImage(f"the mask is damaged or truncated: {error}") from error
+    return save(ImageChops.invert(alpha), "png", quality=0)
+
+
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest(message, {"mask": message})
 
 
 def feather(mask: Image.Image) -> Weights:

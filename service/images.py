@@ -54,10 +54,13 @@ class Output:
     format: OutputFormat = "png"
     quality: int | None = None  # of jpeg, webp and avif
     metadata: Literal["keep", "strip"] = "keep"
+    strength: float = 1.0  # how much of the models' change is kept, 0 to 1
 
     @classmethod
     def of(cls, request: EditRequest) -> Self:
-        return cls(request.output_format, request.output_quality, request.metadata)
+        return cls(
+            request.output_format, request.output_quality, request.metadata, request.strength
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def write_photo(
         photo = photo.in_colour
     if photo.samples.shape[-1] == 1 and output.format in ("webp", "avif"):
         photo = photo.in_srgb  # they hold no grey, so a grey profile would not fit
-    result = replace(photo, samples=_changed(photo, restored, mask))
+    result = replace(photo, samples=_changed(photo, restored, mask, output.strength))
     return _write(result, output)
 
 
@@ -183,17 +186,18 @@ def _with_profile(photo: Photo, profile: bytes) -> Photo:
     return photo if image is None else replace(photo, samples=np.asarray(image))
 
 
-def _changed(photo: Photo, restored: UnitPixels, mask: Weights | None) -> Samples:
+def _changed(photo: Photo, restored: UnitPixels, mask: Weights | None, strength: float) -> Samples:
     """The samples plus the change that the models made, in the photo's own colour space."""
     is_what_was_seen = photo.colour is None and photo.samples.shape[-1] == 3
-    if is_what_was_seen and photo.samples.dtype == np.uint8 and mask is None:
+    is_kept_whole = mask is None and strength == 1
+    if is_what_was_seen and photo.samples.dtype == np.uint8 and is_kept_whole:
         return to_depth(restored, 255)  # the same as below, in a third of the time
     after, before = restored, _unit(photo.pixels)
     if photo.samples.shape[-1] == 1:
         after, before = (after @ LUMA)[..., None], before[..., :1]
     if photo.colour is not None:
         after, before = photo.colour.from_srgb(after), photo.colour.from_srgb(before)
-    change = after - before
+    change = (after - before) * np.float32(strength)
     if mask is not None:
         change *= mask[..., None]
     return to_depth(_unit(photo.samples) + change, max_of(photo.samples))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Record(BaseModel):
     """Frozen, and strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class JobStatus(StrEnum):
@@ -75,6 +75,8 @@ class EditRequest(Record):
     output_format: Literal["png", "jpeg", "webp", "avif", "tiff"] = "png"
     output_quality: int | None = None  # of jpeg, webp and avif; None: the codec's default here
     metadata: Literal["keep", "strip"] = "keep"  # EXIF, XMP and IPTC; the profile always stays
+    strength: float = 1.0  # how much of the models' change is kept, 0 to 1
+    previews: int = 0  # pictures to show on the way, at most
     priority: Priority = Priority.NORMAL
     plan_only: bool = False  # the selector ends the job with its plan; there is no result
 
@@ -87,6 +89,14 @@ class Progress(Record):
     num_tasks: int
     step: int
     num_steps: int
+
+
+class Preview(Record):
+    """A small picture of what the result is going to be; `number` counts from 1."""
+
+    number: int
+    media_type: str
+    base64: str
 
 
 class Timings(Record):
@@ -137,4 +147,6 @@ class WorkerInfo(Record):
     device: str = ""
     plugins: tuple[str, ...] = ()
     free_slots: int = 0
+    # Recent seconds of the engine per megapixel and denoising step; None before the first edit.
+    step_s_per_mpx: float | None = None
     seen_at: float = Field(default_factory=time.time)

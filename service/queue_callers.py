@@ -158,8 +158,8 @@ class CallerSide(QueueConnection):
     async def _earlier(self, job_id: str) -> Job:
         if not job_id:
             raise InvalidRequest(
-                "this Idempotency-Key was sent before with another request; "
-                "send a new key, or the same image and fields"
+                "this Idempotency-Key or id was sent before with another request; "
+                "send a new one, or the same image and fields"
             )
         return await self.get(job_id)
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from service import queue_scripts as scripts
 from service.errors import EditFailed
-from service.jobs import Job, JobError, JobStatus, Plan, Progress, Timings
+from service.jobs import Job, JobError, JobStatus, Plan, Preview, Progress, Timings
 from service.queue_connection import QueueConnection
 from service.queue_records import (
     STATUS_OF_ERROR,
@@ -23,6 +23,7 @@ from service.queue_records import (
     changed_fields,
     claimed,
     ended,
+    event_of,
     from_fields,
     is_late,
     late_error,
@@ -76,6 +77,15 @@ class ConsumerSide(QueueConnection):
     async def report(self, claim: Claim, progress: Progress) -> bool:
         """Publish progress; False if the claim is lost or the job has ended: stop working on it."""
         return await self._write(claim, changed(claim.job, progress=progress), "progress")
+
+    async def show(self, claim: Claim, progress: Progress, preview: Preview) -> bool:
+        """Publish a preview; False if the claim is lost or the job has ended."""
+        job = changed(claim.job, progress=progress)
+        args = self._args(claim, job)
+        args[2] = event_of(job, "preview", preview)
+        with outages_named():
+            keys = self._keys(claim)
+            return bool(await self._update(keys, [*args, job.id, *changed_fields(claim.job, job)]))
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> bool:
         """Keep what is finished of a job for its next attempt; False if the claim is lost."""

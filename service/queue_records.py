@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 import pydantic_core
 
 from service.errors import DeadlineExceeded, DiffPluginError, JobCanceled, by_code
-from service.jobs import Job, JobError, JobStatus, Plan, Priority, Progress, Record
+from service.jobs import Job, JobError, JobStatus, Plan, Preview, Priority, Progress, Record
 from service.settings import Settings
 
 STATUS_OF_ERROR = {
@@ -26,7 +26,7 @@ STATUS_OF_ERROR = {
 
 MASK_MARK = b"mask+image\0"
 
-EventKind = Literal["status", "progress"]
+EventKind = Literal["status", "progress", "preview"]
 
 
 class Stage(StrEnum):
@@ -110,12 +110,13 @@ class StageDepth:
 
 
 class Event(Record):
-    """A change of a job: its status, or its progress."""
+    """A change of a job: its status, its progress, or a preview of its result."""
 
     kind: EventKind
     status: JobStatus
     plan: Plan | None = None
     progress: Progress | None = None
+    preview: Preview | None = None
     error: JobError | None = None
     no_op: bool = False
     attempt: int = 0
@@ -204,13 +205,14 @@ def from_fields(fields: dict[bytes, bytes]) -> Job | None:
     return Job.model_validate_json(b"{%s}" % text)
 
 
-def event_of(job: Job, kind: EventKind) -> str:
-    """JSON of the event that `job` has come to its present state."""
+def event_of(job: Job, kind: EventKind, preview: Preview | None = None) -> str:
+    """JSON of the event that `job` has come to its present state, or shows a preview."""
     event = Event(
         kind=kind,
         status=job.status,
         plan=job.plan if kind == "status" else None,
         progress=job.progress,
+        preview=preview,
         error=job.error,
         no_op=job.no_op,
         attempt=job.attempt,

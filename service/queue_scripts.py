@@ -52,15 +52,17 @@ local function num_waiting(stream)
   local pending = redis.pcall('XPENDING', stream, ARGV[4])
   return redis.call('XLEN', stream) - (pending.err and 0 or pending[1])
 end
--- A client that lost the answer may send the same job again.
-if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 if ARGV[8] ~= '' then
   local known = redis.call('HMGET', KEYS[6], 'digest', 'job', 'key')
   -- A job that was forgotten binds nobody.
   if known[1] and redis.call('EXISTS', known[3]) == 1 then
     return {known[1] == ARGV[8] and known[2] or ''}
   end
+  -- The caller chose an id that another job has.
+  if redis.call('EXISTS', KEYS[1]) == 1 then return {''} end
 end
+-- redis-py sends a job again if the connection broke before the answer.
+if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 local waiting = num_waiting(KEYS[4])
 for i = 7, #KEYS do waiting = waiting + num_waiting(KEYS[i]) end
 if waiting >= tonumber(ARGV[7]) then

@@ -15,7 +15,15 @@ from typing import Protocol
 
 from service import images
 from service.engine.trajectory import Edit
-from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
+from service.engine.updates import (
+    BatchDone,
+    EditDone,
+    EditFailed,
+    PreviewDone,
+    StepDone,
+    TaskDone,
+    Update,
+)
 from service.errors import QueueUnavailable
 from service.images import ImageLimits
 from service.job_queue import Claim, JobQueue, Stage, error_of
@@ -23,7 +31,8 @@ from service.jobs import WorkerInfo
 from service.metrics import EngineMetrics
 from service.queue_records import is_late, late_error
 from service.worker_ends import Ends
-from service.worker_rows import Backoff, Row, checkpoint_of, pixels_of
+from service.worker_previews import show_preview
+from service.worker_rows import Backoff, Pace, Row, checkpoint_of, pixels_of
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +76,7 @@ class Worker:
         self._rows: dict[str, Row] = {}
         self._ends = Ends(queue, self.metrics, settings.limits, self._rows)
         self._backoff = Backoff()
+        self._pace = Pace()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def stop(self) -> None:
@@ -164,9 +174,8 @@ class Worker:
         try:
             checkpoint = row.claim.checkpoint
             pixels = pixels_of(checkpoint) if checkpoint else row.photo.pixels
-            self.engine.add(
-                Edit(row.id, pixels, row.plugins, request.steps, request.seed, row.num_done)
-            )
+            wishes = (request.steps, request.seed, row.num_done, request.previews)
+            self.engine.add(Edit(row.id, pixels, row.plugins, *wishes))
         except Exception as error:
             self._ends.fail(row, error)
 
@@ -179,7 +188,10 @@ class Worker:
         for update in updates:
             if isinstance(update, BatchDone):
                 self.metrics.observe_batch(update.plugins, update.seconds)
+            elif isinstance(update, PreviewDone) and (row := self._live(update.id)):
+                await show_preview(self.queue, row, update, self.settings.limits)
             elif isinstance(update, EditDone) and (row := self._live(update.id)):
+                self._pace.observe(update.timings, row.photo.shape, update.num_steps)
                 self._ends.complete(row, update)
             elif isinstance(update, EditFailed) and (row := self._live(update.id)):
                 self._ends.fail_or_retry(row, update.error)
@@ -245,6 +257,7 @@ class Worker:
             device=self.settings.device,
             plugins=self.engine.plugins,
             free_slots=self.engine.num_free_slots,
+            step_s_per_mpx=self._pace.step_s_per_mpx,
         )
 
     async def _drain(self) -> None:

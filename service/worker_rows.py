@@ -21,6 +21,7 @@ class Row:
     claim: Claim
     timings: Timings
     photo: Photo = field(init=False)  # once it is read
+    num_previews: int = 0  # that were shown
     is_lost: bool = False  # taken over, canceled or expired: leave it alone
     is_ending: bool = False  # its end is being written
     status: JobStatus | None = JobStatus.SUCCEEDED  # how it ends; None: another attempt follows
@@ -54,6 +55,20 @@ def pixels_of(checkpoint: Checkpoint) -> Pixels:
     """The picture that the next task starts from."""
     pixels: Pixels = np.load(io.BytesIO(checkpoint.picture), allow_pickle=False)
     return pixels
+
+
+class Pace:
+    """How fast the engine is, as its last edits were: a moving average."""
+
+    def __init__(self) -> None:
+        self.step_s_per_mpx: float | None = None
+
+    def observe(self, timings: Timings, shape: tuple[int, int], num_steps: int) -> None:
+        """An edit of (height, width) pixels that took `num_steps` steps here."""
+        seconds = timings.prepare_s + timings.denoise_s + timings.finish_s
+        pace = 1e6 * seconds / (shape[0] * shape[1] * max(1, num_steps))
+        before = pace if self.step_s_per_mpx is None else self.step_s_per_mpx
+        self.step_s_per_mpx = before + 0.2 * (pace - before)
 
 
 class Backoff:

@@ -4,6 +4,7 @@ They understand sentences of plugin names; `hold` keeps a job running, `break` f
 """
 
 import asyncio
+import base64
 import hashlib
 import json
 import uuid
@@ -22,9 +23,10 @@ from PIL import Image
 
 from service.api.app import create_app
 from service.api.intake import Intake
+from service.image_preview import preview_of
 from service.images import ImageLimits, Output, read_mask, read_photo, write_photo
 from service.job_queue import JobQueue
-from service.jobs import Job, JobError, Plan, PlannedTask, Timings, WorkerInfo
+from service.jobs import Job, JobError, Plan, PlannedTask, Preview, Progress, Timings, WorkerInfo
 from service.queue_records import Claim, Stage
 from service.settings import Settings
 
@@ -130,7 +132,16 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
     if "break" in request.instruction:
         await queue.fail(claim, JobError(code="edit_failed", detail="the engine broke"))
         return
+    if claim.job.plan is None or not claim.job.plan.runnable:
+        await queue.complete(claim, claim.image, "image/png", Timings(), no_op=True)
+        return
     photo = read_photo(claim.image, LIMITS)
+    for number in range(1, request.previews + 1):
+        progress = Progress(plugin="derain", task=1, num_tasks=1, step=number, num_steps=4)
+        file = preview_of(photo, 1 - photo.unchanged, request.strength)
+        picture = base64.b64encode(file).decode()
+        shown = Preview(number=number, media_type="image/jpeg", base64=picture)
+        assert await queue.show(claim, progress, shown)
     mask = read_mask(claim.mask, LIMITS, photo.shape)
     result = write_photo(photo, 1 - photo.unchanged, Output.of(request), (), mask)
     timings = Timings(denoise_s=0.25)

@@ -196,7 +196,7 @@ async def test_one_key_for_another_request_is_refused(stack: Stack, change: dict
     await stack.edit(instruction="derain", headers=headers)
     answer = await stack.edit(**{"instruction": "derain", "headers": headers, **change})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
-    assert "Idempotency-Key was sent before" in answer.json()["detail"]
+    assert "was sent before with another request" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("key", [" ", "x" * 256])

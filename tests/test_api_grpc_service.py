@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from PIL import Image
 
 from service.images import decode
 from service.jobs import Job, JobStatus, Progress
@@ -15,6 +16,7 @@ from service.queue_records import Claim, Stage
 from service.queue_streams import GROUP
 from tests.api_stack import LIMITS, Stack, photo, until
 from tests.grpc_stack import details_of, serving_both, stub_of
+from tests.test_images import file_of
 
 
 @pytest.fixture
@@ -100,6 +102,70 @@ async def held_claim(stack: Stack, job_id: str) -> Any:
     )
 
 
+async def test_a_stream_shows_the_previews_that_were_asked_for(both: tuple[Stack, Any]) -> None:
+    request = edit_request("derain", previews=2)
+    call = both[1].EditStream(pb.EditStreamRequest(edit=request))
+    updates = [update async for update in call]
+    previews = [update.preview for update in updates if update.WhichOneof("update") == "preview"]
+    assert [preview.number for preview in previews] == [1, 2]
+    assert {preview.media_type for preview in previews} == {"image/jpeg"}
+    assert decode(previews[0].image, LIMITS).shape == (32, 48, 3)
+
+
+async def test_every_field_of_http_is_there_over_grpc(both: tuple[Stack, Any]) -> None:
+    stack, stub = both
+    mask = file_of(Image.new("L", (48, 32), 255), "PNG")
+    plan = pb.TaskPlan(tasks=[pb.PlannedTask(plugin="lowlight", installed=True)])
+    fields = {"mask": mask, "output_quality": 50, "strength": 0.25, "plan": plan}
+    names = {"output_format": pb.OUTPUT_FORMAT_AVIF, "metadata": pb.METADATA_STRIP}
+    answer = await stub.Edit(edit_request("", priority=pb.PRIORITY_LOW, **fields, **names))
+    job = await stack.queue.get(answer.id)
+    asked = job.request
+    assert job.plan is not None and job.plan.runnable == ("lowlight",)
+    assert (asked.output_format, asked.output_quality, asked.metadata) == ("avif", 50, "strip")
+    assert (asked.strength, asked.priority) == (0.25, "low")
+    assert answer.media_type == "image/avif"
+
+
+async def test_an_upload_in_parts_is_the_edit_in_one_message(both: tuple[Stack, Any]) -> None:
+    _, stub = both
+    mask = file_of(Image.new("L", (48, 32), 255), "PNG")
+    submit = pb.SubmitEditRequest(edit=pb.EditRequest(instruction="derain", seed=3))
+    parts = [pb.UploadEditRequest(submit=submit)]
+    parts += [pb.UploadEditRequest(image=photo()[i : i + 1000]) for i in range(0, 5000, 1000)]
+    parts += [pb.UploadEditRequest(mask=mask), pb.UploadEditRequest(image=photo()[5000:])]
+    job = (await stub.UploadEdit(iter(parts))).job
+    [_ async for _ in stub.WatchEdit(pb.WatchEditRequest(id=job.id))]
+    answer = await stub.GetEdit(pb.GetEditRequest(id=job.id, with_result=True))
+    whole = await stub.Edit(edit_request("derain", seed=3, mask=mask))
+    assert answer.result.image == whole.image
+
+
+SUBMIT = pb.UploadEditRequest(submit=pb.SubmitEditRequest(edit=pb.EditRequest(instruction="x")))
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([], "INVALID_REQUEST"),
+        ([pb.UploadEditRequest(image=photo())], "INVALID_REQUEST"),
+        ([SUBMIT, SUBMIT], "INVALID_REQUEST"),
+        ([SUBMIT, pb.UploadEditRequest()], "INVALID_REQUEST"),
+        ([SUBMIT], "INVALID_IMAGE"),
+        ([SUBMIT, *[pb.UploadEditRequest(image=bytes(2**22))] * 9], "IMAGE_TOO_LARGE"),
+    ],
+    ids=["nothing", "no submit", "two submits", "empty part", "no image", "too large"],
+)
+async def test_an_upload_that_makes_no_edit_is_refused(
+    both: tuple[Stack, Any], parts: list[Any], reason: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await both[1].UploadEdit(iter(parts))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    info: Any = details_of(caught.value)["ErrorInfo"]
+    assert info.reason == reason
+
+
 async def test_submitted_job_is_watched_and_fetched(both: tuple[Stack, Any]) -> None:
     _, stub = both
     request = pb.SubmitEditRequest(edit=edit_request(seed=5), timeout_s=30)
@@ -176,6 +242,11 @@ async def test_plan_and_plugins(both: tuple[Stack, Any]) -> None:
         ({"steps": 101}, "steps"),
         ({"seed": 2**32}, "seed"),
         ({"output_format": 9}, "output_format"),
+        ({"metadata": 9}, "metadata"),
+        ({"priority": 9}, "priority"),
+        ({"strength": 1.5}, "strength"),
+        ({"previews": 4}, "previews"),
+        ({"mask": photo(47, 32)}, "mask"),
         ({"plugins": ["decloud"]}, "plugins"),
         ({"image": b"text"}, "image"),
         ({"image": b""}, "image"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+from PIL import Image
 
 from service import errors
 from service.api.catalogue import CATALOGUE
@@ -16,6 +17,7 @@ from service.api.openai_errors import openai_error
 from service.images import decode
 from service.jobs import JobStatus
 from tests.api_stack import LIMITS, Stack, listening, photo, serving, until
+from tests.test_images import file_of
 
 RESTORED = 255 - decode(photo(), LIMITS)
 
@@ -36,6 +38,13 @@ async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
         ) as client,
     ):
         yield client
+
+
+def transparent(width: int, height: int) -> bytes:
+    """A mask as OpenAI has it: its left half is to be edited."""
+    pixels = np.full((height, width, 4), 255, np.uint8)
+    pixels[:, : width // 2, 3] = 0
+    return file_of(Image.fromarray(pixels), "PNG")
 
 
 def pixels_of(b64: str | None) -> Any:
@@ -82,6 +91,38 @@ async def test_stream_ends_with_the_completed_image(client: openai.AsyncOpenAI) 
     assert event.size == "48x32"
 
 
+async def test_partial_images_come_before_the_completed_one(client: openai.AsyncOpenAI) -> None:
+    stream = await client.images.edit(
+        image=("a.png", photo()),
+        prompt="derain",
+        stream=True,
+        partial_images=2,
+        output_format="webp",
+    )
+    events: list[Any] = [event async for event in stream]
+    assert [event.type for event in events] == [
+        "image_edit.partial_image",
+        "image_edit.partial_image",
+        "image_edit.completed",
+    ]
+    assert [event.partial_image_index for event in events[:2]] == [0, 1]
+    for event in events:
+        assert event.output_format == "webp"
+        assert base64.b64decode(event.b64_json)[8:12] == b"WEBP"
+        shown = pixels_of(event.b64_json).astype(int)
+        assert np.abs(shown - RESTORED).mean() < np.abs(shown - decode(photo(), LIMITS)).mean()
+
+
+async def test_only_what_the_mask_has_transparent_is_edited(client: openai.AsyncOpenAI) -> None:
+    answer = await client.images.edit(
+        image=("a.png", photo()), prompt="derain", mask=("mask.png", transparent(48, 32))
+    )
+    [image] = answer.data or []
+    result, before = pixels_of(image.b64_json), decode(photo(), LIMITS)
+    np.testing.assert_array_equal(result[:, 24:], before[:, 24:])
+    np.testing.assert_array_equal(result[:, :8], RESTORED[:, :8])
+
+
 async def test_error_in_a_stream_is_raised(client: openai.AsyncOpenAI) -> None:
     stream = await client.images.edit(image=("a.png", photo()), prompt="derain break", stream=True)
     with pytest.raises(openai.APIError, match="the engine broke"):
@@ -116,8 +157,10 @@ async def test_client_that_hangs_up_cancels_its_jobs(
     ("fields", "param"),
     [
         ({"size": "1024x1024"}, "size"),
-        ({"mask": ("mask.png", photo())}, "mask"),
-        ({"stream": True, "partial_images": 2}, "partial_images"),
+        ({"mask": ("mask.png", photo())}, "mask"),  # it has no alpha
+        ({"mask": ("mask.png", transparent(47, 32))}, "mask"),
+        ({"partial_images": 2}, "partial_images"),
+        ({"stream": True, "partial_images": 4}, "partial_images"),
         ({"quality": "high"}, "quality"),
         ({"background": "transparent"}, "background"),
         ({"input_fidelity": "high"}, "input_fidelity"),

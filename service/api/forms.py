@@ -34,9 +34,7 @@ async def read_parts(
     request: Request, image_names: tuple[str, ...], mask_name: str = ""
 ) -> tuple[Upload, dict[str, object]]:
     """The one image, under one of its names, the mask, and the values of the other fields."""
-    if request.query_params:
-        names = ", ".join(request.query_params)
-        raise InvalidRequest(f"send {names} as form fields; this route takes no query parameters")
+    refuse_query(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidRequest("send multipart/form-data with an image file in the field 'image'")
     try:
@@ -46,6 +44,13 @@ async def read_parts(
             return files, _read_values(form, (*image_names, mask_name))
     except HTTPException as error:
         raise InvalidRequest(f"the form cannot be read: {error.detail}") from error
+
+
+def refuse_query(request: Request) -> None:
+    """What would be ignored is refused."""
+    if request.query_params:
+        names = ", ".join(request.query_params)
+        raise InvalidRequest(f"send {names} in the body; this route takes no query parameters")
 
 
 async def _read_files(form: FormData, image_names: tuple[str, ...], mask_name: str) -> Upload:

@@ -1,8 +1,12 @@
 """Messages of protos/diffplugin/v1/edit.proto <-> the service's own records."""
 
+import base64
+from collections.abc import Mapping
+from typing import Any
+
 from service.api.intake import invalid
 from service.api.schemas import EditFields, PlanFields
-from service.jobs import Job, JobError, JobStatus, Plan, Progress, Timings
+from service.jobs import Job, JobError, JobStatus, Plan, Preview, Progress, Timings
 from service.pb.diffplugin.v1 import edit_pb2 as pb
 from service.plugin_manifest import PluginManifest
 from service.queue_records import Event
@@ -12,7 +16,21 @@ FORMATS = {
     pb.OUTPUT_FORMAT_PNG: "png",
     pb.OUTPUT_FORMAT_JPEG: "jpeg",
     pb.OUTPUT_FORMAT_WEBP: "webp",
+    pb.OUTPUT_FORMAT_AVIF: "avif",
+    pb.OUTPUT_FORMAT_TIFF: "tiff",
 }
+METADATA = {
+    pb.METADATA_UNSPECIFIED: "keep",
+    pb.METADATA_KEEP: "keep",
+    pb.METADATA_STRIP: "strip",
+}
+PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: "normal",
+    pb.PRIORITY_HIGH: "high",
+    pb.PRIORITY_NORMAL: "normal",
+    pb.PRIORITY_LOW: "low",
+}
+OPTIONAL = ("steps", "seed", "output_quality", "strength")
 STATUSES: dict[JobStatus, pb.JobStatus] = {
     status: pb.JobStatus.Value(f"JOB_STATUS_{status.name}") for status in JobStatus
 }
@@ -20,18 +38,40 @@ STATUSES: dict[JobStatus, pb.JobStatus] = {
 
 def edit_fields(request: pb.EditRequest, timeout_s: float | None) -> EditFields:
     """Checked fields of an edit; InvalidRequest names each that is wrong."""
-    if request.output_format not in FORMATS:
-        raise invalid("output_format", f"there is no output format {request.output_format}")
+    sent = {name: getattr(request, name) for name in OPTIONAL if request.HasField(name)}
     return EditFields.parse(
         {
+            **sent,
             "instruction": request.instruction,
             "plugins": list(request.plugins),
-            "steps": request.steps if request.HasField("steps") else None,
-            "seed": request.seed if request.HasField("seed") else None,
-            "output_format": FORMATS[request.output_format],
+            "plan": _plan_of(request.plan) if request.HasField("plan") else None,
+            "output_format": _named("output_format", FORMATS, request.output_format),
+            "metadata": _named("metadata", METADATA, request.metadata),
+            "priority": _named("priority", PRIORITIES, request.priority),
+            "previews": request.previews,
             "timeout": timeout_s,
         }
     )
+
+
+def _named(field: str, names: Mapping[Any, str], number: int) -> str:
+    if number not in names:
+        raise invalid(field, f"there is no {field} {number}")
+    return names[number]
+
+
+def _plan_of(message: pb.TaskPlan) -> dict[str, Any]:
+    """The plan as JSON has it; EditFields checks it."""
+    tasks = [
+        {
+            "plugin": task.plugin,
+            "score": task.score if task.HasField("score") else None,
+            "installed": task.installed,
+        }
+        for task in message.tasks
+    ]
+    threshold = message.threshold if message.HasField("threshold") else None
+    return {"tasks": tasks, "scores": dict(message.scores), "threshold": threshold}
 
 
 def plan_fields(request: pb.PlanRequest, timeout_s: float | None) -> PlanFields:
@@ -76,7 +116,15 @@ def event_message(event_id: str, event: Event) -> pb.WatchEditResponse:
         error=_error_message(event.error),
         no_op=event.no_op,
         attempt=event.attempt,
+        preview=preview_message(event.preview),
     )
+
+
+def preview_message(preview: Preview | None) -> pb.Preview | None:
+    if preview is None:
+        return None
+    image = base64.b64decode(preview.base64)
+    return pb.Preview(number=preview.number, image=image, media_type=preview.media_type)
 
 
 def plan_message(plan: Plan | None) -> pb.TaskPlan | None:

@@ -9,6 +9,7 @@ from grpc.aio import ServicerContext
 
 from service.api import grpc_messages as messages
 from service.api.grpc_errors import answers_errors
+from service.api.grpc_upload import read_upload
 from service.api.intake import Intake, check_event_id, raise_for
 from service.errors import DiffPluginError
 from service.jobs import Job, JobStatus, Plan
@@ -30,7 +31,7 @@ class EditService:
     @answers_errors
     async def Edit(self, request: pb.EditRequest, context: ServicerContext) -> pb.EditResponse:
         fields = messages.edit_fields(request, self._timeout_s(context))
-        submission = self._intake.submit_edit(request.image, fields)
+        submission = self._intake.submit_edit(request.image, fields, request.mask)
         return await self._attached(submission, self._result)
 
     @answers_errors
@@ -43,16 +44,21 @@ class EditService:
             await context.write(pb.EditStreamResponse(result=await self._result(ended)))
 
         fields = messages.edit_fields(request.edit, self._timeout_s(context))
-        await self._attached(self._intake.submit_edit(request.edit.image, fields), report)
+        edit = request.edit
+        await self._attached(self._intake.submit_edit(edit.image, fields, edit.mask), report)
+
+    @answers_errors
+    async def UploadEdit(
+        self, parts: AsyncIterator[pb.UploadEditRequest], context: ServicerContext
+    ) -> pb.UploadEditResponse:
+        request = await read_upload(parts, self._intake.limits.max_bytes)
+        return pb.UploadEditResponse(job=messages.job_message(await self._submit(request)))
 
     @answers_errors
     async def SubmitEdit(
         self, request: pb.SubmitEditRequest, context: ServicerContext
     ) -> pb.SubmitEditResponse:
-        timeout_s = request.timeout_s if request.HasField("timeout_s") else None
-        fields = messages.edit_fields(request.edit, timeout_s)
-        job = await self._intake.submit_edit(request.edit.image, fields)
-        return pb.SubmitEditResponse(job=messages.job_message(job))
+        return pb.SubmitEditResponse(job=messages.job_message(await self._submit(request)))
 
     @answers_errors
     async def GetEdit(
@@ -84,7 +90,9 @@ class EditService:
         fields = messages.plan_fields(request, self._timeout_s(context))
         submission = self._intake.submit_plan(request.image, fields)
         job = await self._attached(submission, self._intake.finish)
-        return pb.PlanResponse(plan=messages.plan_message(job.plan or Plan()))
+        estimated_s = await self._intake.estimate_s(job, request.image)
+        plan = messages.plan_message(job.plan or Plan())
+        return pb.PlanResponse(plan=plan, estimated_s=estimated_s)
 
     @answers_errors
     async def ListPlugins(
@@ -92,6 +100,11 @@ class EditService:
     ) -> pb.ListPluginsResponse:
         plugins = (await self._intake.plugins()).values()
         return pb.ListPluginsResponse(plugins=map(messages.plugin_message, plugins))
+
+    async def _submit(self, request: pb.SubmitEditRequest) -> Job:
+        timeout_s = request.timeout_s if request.HasField("timeout_s") else None
+        fields = messages.edit_fields(request.edit, timeout_s)
+        return await self._intake.submit_edit(request.edit.image, fields, request.edit.mask)
 
     def _timeout_s(self, context: ServicerContext) -> float | None:
         """What is left of the call's deadline; None if it has none."""
@@ -113,6 +126,8 @@ class EditService:
                 yield pb.EditStreamResponse(plan=messages.plan_message(plan))
             if event.kind == "progress":
                 yield pb.EditStreamResponse(progress=messages.progress_message(event.progress))
+            if event.preview is not None:
+                yield pb.EditStreamResponse(preview=messages.preview_message(event.preview))
         raise_for(await self._intake.queue.get(job.id))
 
     async def _attached(self, submission: Coroutine[Any, Any, Job], follow: Follow[T]) -> T:

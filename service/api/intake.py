@@ -7,15 +7,18 @@ import secrets
 import time
 
 from service import errors
+from service.api.estimates import estimate_s
 from service.api.schemas import MAX_SEED, EditFields, Fields
-from service.images import ImageLimits, check_files, media_type
+from service.image_mask import mask_of_alpha
+from service.images import ImageLimits, check_files, media_type, upright_size
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
 from service.plugin_manifest import PluginManifest, installed_plugins
-from service.queue_records import OnceKey, error_of, pack_input
+from service.queue_records import OnceKey, Stage, error_of, pack_input
 from service.settings import Settings
 
 MAX_KEY_CHARS = 255
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
@@ -25,7 +28,7 @@ class Intake:
     def __init__(self, queue: JobQueue, settings: Settings) -> None:
         self.queue = queue
         self._settings = settings
-        self._limits = ImageLimits(
+        self.limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
 
@@ -35,15 +38,16 @@ class Intake:
         fields: EditFields,
         mask: bytes = b"",
         idempotency_key: str | None = None,
+        job_id: str | None = None,
     ) -> Job:
         """Queue an edit; any of ClientError or Unavailable if it cannot be served.
 
-        The same key with the same image, mask and fields is the same job.
+        The same key, or the same id, with the same image, mask and fields is the same job.
         """
         kept = pack_input(image, mask)
-        once = None if idempotency_key is None else _once_key(idempotency_key, kept, fields)
+        once = _once_key(kept, fields, idempotency_key, job_id)
         self._check_fields(fields)
-        if not fields.instruction.strip() and fields.plugins is None:
+        if not (fields.instruction.strip() or fields.plugins or fields.plan):
             raise invalid(
                 "instruction",
                 "say what to do: send an instruction, or name plugins to run (GET /v1/plugins)",
@@ -57,8 +61,12 @@ class Intake:
             priority=Priority(fields.priority),
             output_quality=fields.output_quality,
             metadata=fields.metadata,
+            strength=fields.strength,
+            previews=fields.previews,
         )
-        return await self._submit(image, request, fields.timeout, mask, once)
+        plan = await self._given_plan(fields)
+        await asyncio.to_thread(check_files, image, mask, request.output_format, self.limits)
+        return await self._submit(kept, request, plan, fields.timeout, once, job_id)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
         """Queue a job that ends with its plan."""
@@ -66,7 +74,12 @@ class Intake:
         if not fields.instruction.strip():
             raise invalid("instruction", "say what to do: send an instruction to be planned")
         request = EditRequest(instruction=fields.instruction, plan_only=True)
-        return await self._submit(image, request, fields.timeout)
+        await asyncio.to_thread(check_files, image, b"", request.output_format, self.limits)
+        return await self._submit(image, request, None, fields.timeout)
+
+    def mask_of_alpha(self, data: bytes) -> bytes:
+        """A mask as OpenAI's clients send it -> one as submit_edit takes it."""
+        return mask_of_alpha(data, self.limits)
 
     async def finish(self, job: Job) -> Job:
         """The job once it has succeeded; raises what it ended with, or DeadlineExceeded."""
@@ -88,6 +101,15 @@ class Intake:
         result = await self.queue.result_of(job.id)
         return result, job.result_type or media_type(result)
 
+    async def estimate_s(self, job: Job, image: bytes) -> float | None:
+        """Seconds that an edit by the plan of `job` would take; None if that is not known."""
+        plugins, (workers, _) = await self.plugins(), await self.live()
+        waiting = (await self.queue.depth())[Stage.RUN].waiting
+        size = await asyncio.to_thread(upright_size, image)
+        plan_s = job.timings.plan_s
+        edit_s = estimate_s(job.plan or Plan(), size, plugins, workers, waiting)
+        return None if edit_s is None else plan_s + edit_s
+
     async def plugins(self) -> dict[str, PluginManifest]:
         """Installed plugins by name."""
         return await asyncio.to_thread(
@@ -102,19 +124,33 @@ class Intake:
 
     async def _submit(
         self,
-        image: bytes,
+        kept: bytes,
         request: EditRequest,
+        plan: Plan | None,
         timeout_s: float | None,
-        mask: bytes = b"",
         once: OnceKey | None = None,
+        job_id: str | None = None,
     ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
-        if request.plugins is not None:
-            await self._check_plugins(request.plugins)
-        await asyncio.to_thread(check_files, image, mask, request.output_format, self._limits)
-        await self._check_live(request)
-        job = Job(request=request, plan=_named_plan(request), deadline_at=deadline_at)
-        return await self.queue.submit(job, pack_input(image, mask), once)
+        await self._check_live(request, plan)
+        named = {"id": job_id} if job_id else {}
+        job = Job(request=request, plan=plan, deadline_at=deadline_at, **named)
+        return await self.queue.submit(job, kept, once)
+
+    async def _given_plan(self, fields: EditFields) -> Plan | None:
+        """The plan of a request that brings one, or names its plugins: it skips the selector."""
+        if fields.plan is not None:
+            plan = fields.plan.model_copy(update={"source": "request"})
+        elif fields.plugins is not None:
+            tasks = tuple(PlannedTask(plugin=name) for name in fields.plugins)
+            plan = Plan(tasks=tasks, source="request")
+        else:
+            return None
+        if len(plan.tasks) > self._settings.max_tasks:
+            field = "plugins" if fields.plan is None else "plan"
+            raise invalid(field, f"name at most {self._settings.max_tasks} plugins")
+        await self._check_plugins(plan.runnable)
+        return plan
 
     def _check_fields(self, fields: Fields) -> None:
         limits = self._settings
@@ -126,12 +162,9 @@ class Intake:
             )
         if fields.timeout is not None and fields.timeout > limits.result_ttl_s:
             raise invalid("timeout", f"timeout may be at most {limits.result_ttl_s} seconds")
-        if not isinstance(fields, EditFields):
-            return
-        if fields.steps is not None and fields.steps > limits.max_steps:
+        steps = fields.steps if isinstance(fields, EditFields) else None
+        if steps is not None and steps > limits.max_steps:
             raise invalid("steps", f"steps may be at most {limits.max_steps}")
-        if fields.plugins is not None and len(fields.plugins) > limits.max_tasks:
-            raise invalid("plugins", f"name at most {limits.max_tasks} plugins")
 
     async def _check_plugins(self, names: tuple[str, ...]) -> None:
         installed = await self.plugins()
@@ -142,19 +175,27 @@ class Intake:
                 f"installed are: {', '.join(installed) or 'none'}"
             )
 
-    async def _check_live(self, request: EditRequest) -> None:
+    async def _check_live(self, request: EditRequest, plan: Plan | None) -> None:
         """NoWorker at once, rather than a job that waits for nobody."""
         workers, selectors = await self.live()
         if not workers and not request.plan_only:
             raise errors.NoWorker("no worker is alive; start one: diffplugin worker")
-        if not selectors and request.plugins is None:
+        if not selectors and plan is None:
             raise errors.NoWorker(
                 "no selector is alive; start one (diffplugin selector) or name the plugins to run"
             )
 
 
-def _once_key(key: str, kept: bytes, fields: EditFields) -> OnceKey:
+def _once_key(
+    kept: bytes, fields: EditFields, key: str | None, job_id: str | None
+) -> OnceKey | None:
     """Hashed: a key is the caller's and may be long or hold anything."""
+    if job_id is not None:
+        if not JOB_ID.fullmatch(job_id):
+            raise invalid("client_id", f"the id must match {JOB_ID.pattern}")
+        key = f"id {job_id}"
+    if key is None:
+        return None
     if not key.strip() or len(key) > MAX_KEY_CHARS:
         raise errors.InvalidRequest(f"Idempotency-Key must have 1 to {MAX_KEY_CHARS} characters")
     digest = hashlib.sha256(kept)
@@ -172,13 +213,6 @@ def check_event_id(field: str, value: str) -> str:
 def invalid(field: str, message: str) -> errors.InvalidRequest:
     """The error that one field is wrong."""
     return errors.InvalidRequest(message, {field: message})
-
-
-def _named_plan(request: EditRequest) -> Plan | None:
-    """The plan of a request that names its plugins; such a job skips the selector."""
-    if request.plugins is None:
-        return None
-    return Plan(tasks=tuple(PlannedTask(plugin=name) for name in request.plugins), source="request")
 
 
 def raise_for(job: Job) -> None:

@@ -5,12 +5,13 @@ import json
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
-from service.api.forms import read_form
-from service.api.intake import Intake, raise_for
+from service.api.bodies import read_body
+from service.api.intake import JOB_ID, Intake, raise_for
+from service.api.openapi import body_of
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.schemas import EditAnswer, EditFields, PlanAnswer, PlanFields, PluginList
 from service.errors import InvalidRequest, JobCanceled
@@ -31,19 +32,9 @@ async def _intake(request: Request) -> Intake:
 
 
 Door = Annotated[Intake, Depends(_intake)]
-
-
-def form_of(fields: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI of a request that forms.read_form reads."""
-    schema = fields.model_json_schema()
-    file = {"type": "string", "format": "binary"}
-    image = {**file, "description": "PNG, JPEG, WebP, AVIF, TIFF or BMP."}
-    mask = {**file, "description": "PNG of the image's size: white is edited, black stays."}
-    files = {"image": image, "mask": mask} if fields is EditFields else {"image": image}
-    schema["properties"] = {**files, **schema["properties"]}
-    schema["required"] = ["image"]
-    body = {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
-    return {"requestBody": body}
+JobId = Annotated[
+    str, Path(pattern=f"^{JOB_ID.pattern}$", description="Letters, digits, _ and -; at most 64.")
+]
 
 
 def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -56,7 +47,7 @@ def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     "/v1/edit",
     response_class=Response,
     responses={**_image_or(EditAnswer), 202: {"model": Job}},
-    openapi_extra=form_of(EditFields),
+    openapi_extra=body_of(EditFields),
 )
 async def edit(request: Request, intake: Door) -> Response:
     """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job,
@@ -64,35 +55,67 @@ async def edit(request: Request, intake: Door) -> Response:
 
     A request that is sent again with the same `Idempotency-Key` gets the same job.
     """
-    files, fields = await read_form(request, EditFields)
+    files, fields = await read_body(request, EditFields)
     key = request.headers.get("idempotency-key")
     job = await intake.submit_edit(files.image, fields, files.mask, key)
+    return await _answer_edit(request, intake, job, may_come_back=key is not None)
+
+
+@router.put(
+    "/v1/edits/{client_id}",
+    response_class=Response,
+    responses={**_image_or(EditAnswer), 202: {"model": Job}},
+    openapi_extra=body_of(EditFields),
+)
+async def put_edit(client_id: JobId, request: Request, intake: Door) -> Response:
+    """The same under an id that the caller chose. Sent again, it is the same job; with another
+    image or other fields it is refused.
+    """
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest("the id in the path is the key; leave Idempotency-Key out")
+    files, fields = await read_body(request, EditFields)
+    job = await intake.submit_edit(files.image, fields, files.mask, job_id=client_id)
+    return await _answer_edit(request, intake, job, may_come_back=True)
+
+
+async def _answer_edit(request: Request, intake: Intake, job: Job, may_come_back: bool) -> Response:
+    """The result, or the job as it stands where `Prefer` asks for that."""
     preference = PREFERENCE.search(request.headers.get("prefer", "").lower())
     if preference:
         # `respond-async` alone has no seconds to wait.
         job = await finish_unless_gone(request, intake, job, float(preference["wait_s"] or 0))
-    elif key is not None:
-        # Whoever sends a key may come back with it, so the job goes on without them.
+    elif may_come_back:
+        # Whoever has a key may come back with it, so the job goes on without them.
         job = await intake.finish(job)
     else:
         job = await finish_unless_gone(request, intake, job)
     if not job.status.is_final:
         return _accepted(job, applied=preference[0] if preference else "")
+    return await _result(request, intake, job)
+
+
+async def _result(request: Request, intake: Intake, job: Job) -> Response:
+    """The image file, or JSON with it."""
     result, media_type = await intake.result_of(job)
     if "application/json" in request.headers.get("accept", ""):
-        answer = EditAnswer.of(job, result, media_type)
+        answer = await asyncio.to_thread(EditAnswer.of, job, result, media_type)
         return _json(answer, headers=_headers_of(job))
     return Response(result, media_type=media_type, headers=_headers_of(job))
 
 
-@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=form_of(PlanFields))
+@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=body_of(PlanFields))
 async def plan(request: Request, intake: Door) -> Response:
     """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
-    files, fields = await read_form(request, PlanFields)
+    files, fields = await read_body(request, PlanFields)
     if files.mask:
         raise InvalidRequest("a plan takes no mask; send it to /v1/edit")
     job = await finish_unless_gone(request, intake, await intake.submit_plan(files.image, fields))
-    answer = PlanAnswer(id=job.id, plan=job.plan or Plan(), timings=job.timings)
+    answer = PlanAnswer(
+        id=job.id,
+        plan=job.plan or Plan(),
+        estimated_s=await intake.estimate_s(job, files.image),
+        timings=job.timings,
+    )
     return _json(answer, headers={"X-Job-Id": job.id})
 
 
@@ -105,11 +128,7 @@ async def get_edit(job_id: str, intake: Door) -> Response:
 @router.get("/v1/edits/{job_id}/result", response_class=Response, responses=_image_or(EditAnswer))
 async def get_result(job_id: str, request: Request, intake: Door) -> Response:
     """The restored image of a finished job, or the error it ended with."""
-    job = await intake.queue.get(job_id)
-    result, media_type = await intake.result_of(job)
-    if "application/json" in request.headers.get("accept", ""):
-        return _json(EditAnswer.of(job, result, media_type), headers=_headers_of(job))
-    return Response(result, media_type=media_type, headers=_headers_of(job))
+    return await _result(request, intake, await intake.queue.get(job_id))
 
 
 @router.post("/v1/edits/{job_id}/cancel", response_model=Job)

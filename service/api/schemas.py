@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import pydantic_core
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,6 +20,8 @@ from service.jobs import Job, JobStatus, Plan, Record, Timings
 from service.plugin_manifest import PluginManifest
 
 MAX_SEED = 2**32 - 1
+MAX_PREVIEWS = 3  # as OpenAI's partial_images
+MAX_SCORES = 256
 
 
 class Fields(BaseModel):
@@ -32,9 +35,14 @@ class Fields(BaseModel):
     )
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
-        """Checked fields; InvalidRequest names each field that is wrong."""
+    def parse(cls, values: Mapping[str, Any], is_strict: bool = False) -> Self:
+        """Checked fields; InvalidRequest names each field that is wrong.
+
+        Forms and messages carry numbers as text; `is_strict` takes each type of JSON as it is.
+        """
         try:
+            if is_strict:
+                return cls.model_validate_json(pydantic_core.to_json(values), strict=True)
             return cls.model_validate(values)
         except ValidationError as error:
             fields = explain(error, cls)
@@ -68,6 +76,16 @@ class EditFields(Fields):
     metadata: Literal["keep", "strip"] = Field(
         "keep", description="EXIF, XMP and IPTC; the colour profile stays either way."
     )
+    plan: Plan | None = Field(
+        None,
+        description="The plan that /v1/plan answered, edited or not: its tasks run in their order.",
+    )
+    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        1.0, description="How much of the change is kept: 0 gives the photo back, 1 all of it."
+    )
+    previews: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = Field(
+        0, description="Most preview pictures among the job's events."
+    )
 
     @field_validator("plugins", mode="before")
     @classmethod
@@ -78,6 +96,28 @@ class EditFields(Fields):
             return value
         names = [name.strip() for part in parts for name in part.split(",")]
         return tuple(name for name in names if name) or None
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _read_plan(cls, value: object) -> object:
+        """A form carries the plan as JSON text."""
+        try:
+            if isinstance(value, str):
+                value = pydantic_core.from_json(value, allow_inf_nan=False)
+            plan = None if value is None else Plan.model_validate(value)
+        except ValidationError as error:
+            raise ValueError("; ".join(explain(error, Plan).values())) from error
+        except ValueError as error:
+            raise ValueError(f"send the plan as JSON: {error}") from error
+        if plan is not None and len(plan.scores) > MAX_SCORES:
+            raise ValueError(f"a plan has at most {MAX_SCORES} scores")
+        return plan
+
+    @model_validator(mode="after")
+    def _check_sequence(self) -> Self:
+        if self.plan is not None and self.plugins is not None:
+            raise ValueError("send either a plan or plugins; both say what is to run")
+        return self
 
     @model_validator(mode="after")
     def _check_quality(self) -> Self:
@@ -90,7 +130,8 @@ class EditFields(Fields):
 
 def explain(error: ValidationError, model: type[BaseModel]) -> dict[str, str]:
     """What is wrong, by field; under "" what is wrong with several together."""
-    accepted = ", ".join(["image", "mask", *model.model_fields])
+    files = () if issubclass(model, Record) else ("image", "mask")
+    accepted = ", ".join([*files, *model.model_fields])
     fields: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"])
@@ -136,10 +177,14 @@ class EditAnswer(Record):
 
 
 class PlanAnswer(Record):
-    """POST /v1/plan: what /v1/edit would run, and why."""
+    """POST /v1/plan: what /v1/edit would run, and why. It takes `plan` back, edited or not."""
 
     id: str
     plan: Plan
+    estimated_s: float | None = Field(
+        description="Seconds that the edit would take, waiting included; null if no worker "
+        "has finished an edit lately."
+    )
     timings: Timings
 
 

@@ -32,6 +32,12 @@ class Batch:
         rows = [m.current.table.packed_rows[m.step] for m, count in pairs for _ in range(count)]
         return torch.stack(rows).to(self._device, non_blocking=True)
 
+    def estimate_of(self, trajectory: Trajectory) -> Tensor | None:
+        """A member's clean estimate (V, C, h, w) of the last step; None if it is no member."""
+        parts = torch.split(self.state.m1, self._counts)
+        pairs = zip(self.members, parts, strict=True)
+        return next((part for member, part in pairs if member is trajectory), None)
+
     def unstack(self) -> None:
         """Give every member a state of its own."""
         parts = zip(*(torch.split(tensor, self._counts) for tensor in self.state), strict=True)

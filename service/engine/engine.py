@@ -14,7 +14,15 @@ from service import errors
 from service.engine.model_runner import ModelRunner
 from service.engine.scheduler import Scheduler
 from service.engine.trajectory import Edit, Trajectory
-from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
+from service.engine.updates import (
+    BatchDone,
+    EditDone,
+    EditFailed,
+    PreviewDone,
+    StepDone,
+    TaskDone,
+    Update,
+)
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
 
@@ -66,7 +74,9 @@ class Engine:
     def step(self) -> list[Update]:
         """Admit what fits, advance one mixed batch by one denoising step, decode what is done."""
         updates = self._paced(self._prepare, self.scheduler.admit())
-        updates += self._isolate(self._denoise, self.scheduler.schedule())
+        batch = self.scheduler.schedule()
+        updates += self._isolate(self._denoise, batch)
+        updates += self._isolate(self._preview, [t for t in batch if t.is_preview_due])
         updates += self._paced(self._decode, self.scheduler.denoised())
         for trajectory in self.scheduler.decoded():
             updates += self._isolate(self._finish_task, [trajectory])
@@ -81,6 +91,9 @@ class Engine:
         done: list[Update] = [BatchDone(tuple(t.plugin_name for t in batch), self._step_s)]
         return done + [StepDone(t.edit.id, t.progress) for t in batch]
 
+    def _preview(self, trajectories: list[Trajectory]) -> list[Update]:
+        return [PreviewDone(t.edit.id, t.progress, self.runner.preview(t)) for t in trajectories]
+
     def _decode(self, trajectories: list[Trajectory]) -> list[Update]:
         self.runner.decode(trajectories)
         return []
@@ -88,7 +101,7 @@ class Engine:
     def _finish_task(self, trajectories: list[Trajectory]) -> list[Update]:
         (trajectory,) = trajectories
         restored = self.runner.finish(trajectory)
-        done = EditDone(trajectory.edit.id, restored, trajectory.timings)
+        done = EditDone(trajectory.edit.id, restored, trajectory.timings, trajectory.num_steps_done)
         if not trajectory.is_last_task:
             trajectory.start_next_task(done.pixels)
             return [TaskDone(trajectory.edit.id, trajectory.task, done.pixels)]

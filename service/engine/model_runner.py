@@ -79,6 +79,7 @@ class ModelRunner:
         self._pacer.step_started()
         for trajectory in trajectories:
             trajectory.step += 1
+            trajectory.num_steps_done += 1
             if trajectory.step == len(trajectory.current.table):
                 trajectory.stage = Stage.DENOISED
         if any(t.stage is Stage.DENOISED for t in trajectories):
@@ -100,6 +101,16 @@ class ModelRunner:
     def _unstack(self, shape: torch.Size) -> None:
         if held := self._batches.pop(shape, None):
             held.unstack()
+
+    @torch.inference_mode()
+    def preview(self, trajectory: Trajectory) -> UnitPixels:
+        """The clean estimate of the last step, decoded as a result is."""
+        held = self._batches.get(trajectory.latent_shape)
+        estimate = held.estimate_of(trajectory) if held else None
+        latents = trajectory.current.state.m1 if estimate is None else estimate
+        views = self.backbone.decode(latents.to(self.backbone.dtype)).float()
+        image = merge_views(views, trajectory.current.shifts, trajectory.size)
+        return np.asarray((image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).cpu().numpy())
 
     @torch.inference_mode()
     def forget(self, trajectory: Trajectory) -> None:

@@ -30,6 +30,7 @@ class Edit:
     steps: int | None = None
     seed: int = 0
     num_done: int = 0
+    num_previews: int = 0  # at most; evenly spread over the steps of all tasks
 
 
 class Stage(Enum):
@@ -67,6 +68,7 @@ class Trajectory:
     pixels: Pixels  # input of the current task
     task: int = 0
     step: int = 0
+    num_steps_done: int = 0  # of all tasks
     stage: Stage = Stage.WAITING
     prepared: Prepared | None = None
     decoded: Decoded | None = None
@@ -107,6 +109,17 @@ class Trajectory:
             step=self.step,
             num_steps=len(self.current.table),
         )
+
+    @property
+    def is_preview_due(self) -> bool:
+        """The step that was just done passed one of the marks that part the way evenly."""
+        parts = self.edit.num_previews + 1
+        before, now = (int(parts * self._share(step)) for step in (self.step - 1, self.step))
+        return before < now < parts
+
+    def _share(self, step: int) -> float:
+        """Of the whole way that `step` of the current task ends; tasks count alike."""
+        return (self.task + step / len(self.current.table)) / len(self.edit.plugins)
 
     @property
     def timings(self) -> Timings:

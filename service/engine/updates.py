@@ -18,6 +18,15 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class PreviewDone:
+    """What a step expects the result of its task to be; follows its StepDone."""
+
+    id: str
+    progress: Progress
+    expected: UnitPixels  # (H, W, 3), as EditDone.restored
+
+
+@dataclass(frozen=True)
 class TaskDone:
     """Task `task` (1-based) of an edit, not its last, and the pixels that the next one gets."""
 
@@ -33,6 +42,7 @@ class EditDone:
     id: str
     restored: UnitPixels
     timings: Timings
+    num_steps: int = 0  # that were denoised here, summed over tasks
 
     @property
     def pixels(self) -> Pixels:
@@ -56,4 +66,4 @@ class BatchDone:
     seconds: float
 
 
-Update = StepDone | TaskDone | EditDone | EditFailed | BatchDone
+Update = StepDone | PreviewDone | TaskDone | EditDone | EditFailed | BatchDone

@@ -13,6 +13,21 @@ class OutputFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTPUT_FORMAT_PNG: _ClassVar[OutputFormat]
     OUTPUT_FORMAT_JPEG: _ClassVar[OutputFormat]
     OUTPUT_FORMAT_WEBP: _ClassVar[OutputFormat]
+    OUTPUT_FORMAT_AVIF: _ClassVar[OutputFormat]
+    OUTPUT_FORMAT_TIFF: _ClassVar[OutputFormat]
+
+class Metadata(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METADATA_UNSPECIFIED: _ClassVar[Metadata]
+    METADATA_KEEP: _ClassVar[Metadata]
+    METADATA_STRIP: _ClassVar[Metadata]
+
+class Priority(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRIORITY_UNSPECIFIED: _ClassVar[Priority]
+    PRIORITY_HIGH: _ClassVar[Priority]
+    PRIORITY_NORMAL: _ClassVar[Priority]
+    PRIORITY_LOW: _ClassVar[Priority]
 
 class JobStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,6 +43,15 @@ OUTPUT_FORMAT_UNSPECIFIED: OutputFormat
 OUTPUT_FORMAT_PNG: OutputFormat
 OUTPUT_FORMAT_JPEG: OutputFormat
 OUTPUT_FORMAT_WEBP: OutputFormat
+OUTPUT_FORMAT_AVIF: OutputFormat
+OUTPUT_FORMAT_TIFF: OutputFormat
+METADATA_UNSPECIFIED: Metadata
+METADATA_KEEP: Metadata
+METADATA_STRIP: Metadata
+PRIORITY_UNSPECIFIED: Priority
+PRIORITY_HIGH: Priority
+PRIORITY_NORMAL: Priority
+PRIORITY_LOW: Priority
 JOB_STATUS_UNSPECIFIED: JobStatus
 JOB_STATUS_QUEUED: JobStatus
 JOB_STATUS_PLANNING: JobStatus
@@ -38,20 +62,34 @@ JOB_STATUS_CANCELED: JobStatus
 JOB_STATUS_EXPIRED: JobStatus
 
 class EditRequest(_message.Message):
-    __slots__ = ("image", "instruction", "plugins", "steps", "seed", "output_format")
+    __slots__ = ("image", "instruction", "plugins", "steps", "seed", "output_format", "mask", "output_quality", "metadata", "priority", "plan", "strength", "previews")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FORMAT_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_QUALITY_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     instruction: str
     plugins: _containers.RepeatedScalarFieldContainer[str]
     steps: int
     seed: int
     output_format: OutputFormat
-    def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ..., plugins: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ...) -> None: ...
+    mask: bytes
+    output_quality: int
+    metadata: Metadata
+    priority: Priority
+    plan: TaskPlan
+    strength: float
+    previews: int
+    def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ..., plugins: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., mask: _Optional[bytes] = ..., output_quality: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., strength: _Optional[float] = ..., previews: _Optional[int] = ...) -> None: ...
 
 class EditResponse(_message.Message):
     __slots__ = ("id", "image", "media_type", "plan", "no_op", "seed", "timings")
@@ -78,16 +116,34 @@ class EditStreamRequest(_message.Message):
     def __init__(self, edit: _Optional[_Union[EditRequest, _Mapping]] = ...) -> None: ...
 
 class EditStreamResponse(_message.Message):
-    __slots__ = ("id", "plan", "progress", "result")
+    __slots__ = ("id", "plan", "progress", "result", "preview")
     ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
     id: str
     plan: TaskPlan
     progress: Progress
     result: EditResponse
-    def __init__(self, id: _Optional[str] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[EditResponse, _Mapping]] = ...) -> None: ...
+    preview: Preview
+    def __init__(self, id: _Optional[str] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result: _Optional[_Union[EditResponse, _Mapping]] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ...) -> None: ...
+
+class UploadEditRequest(_message.Message):
+    __slots__ = ("submit", "image", "mask")
+    SUBMIT_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    submit: SubmitEditRequest
+    image: bytes
+    mask: bytes
+    def __init__(self, submit: _Optional[_Union[SubmitEditRequest, _Mapping]] = ..., image: _Optional[bytes] = ..., mask: _Optional[bytes] = ...) -> None: ...
+
+class UploadEditResponse(_message.Message):
+    __slots__ = ("job",)
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class SubmitEditRequest(_message.Message):
     __slots__ = ("edit", "timeout_s")
@@ -128,7 +184,7 @@ class WatchEditRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., after: _Optional[str] = ...) -> None: ...
 
 class WatchEditResponse(_message.Message):
-    __slots__ = ("event_id", "status", "plan", "progress", "error", "no_op", "attempt")
+    __slots__ = ("event_id", "status", "plan", "progress", "error", "no_op", "attempt", "preview")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +192,7 @@ class WatchEditResponse(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     NO_OP_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
     event_id: str
     status: JobStatus
     plan: TaskPlan
@@ -143,7 +200,8 @@ class WatchEditResponse(_message.Message):
     error: JobError
     no_op: bool
     attempt: int
-    def __init__(self, event_id: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., no_op: _Optional[bool] = ..., attempt: _Optional[int] = ...) -> None: ...
+    preview: Preview
+    def __init__(self, event_id: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., no_op: _Optional[bool] = ..., attempt: _Optional[int] = ..., preview: _Optional[_Union[Preview, _Mapping]] = ...) -> None: ...
 
 class CancelEditRequest(_message.Message):
     __slots__ = ("id",)
@@ -202,10 +260,12 @@ class PlanRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ...) -> None: ...
 
 class PlanResponse(_message.Message):
-    __slots__ = ("plan",)
+    __slots__ = ("plan", "estimated_s")
     PLAN_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_S_FIELD_NUMBER: _ClassVar[int]
     plan: TaskPlan
-    def __init__(self, plan: _Optional[_Union[TaskPlan, _Mapping]] = ...) -> None: ...
+    estimated_s: float
+    def __init__(self, plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., estimated_s: _Optional[float] = ...) -> None: ...
 
 class ListPluginsRequest(_message.Message):
     __slots__ = ()
@@ -257,6 +317,16 @@ class Progress(_message.Message):
     step: int
     num_steps: int
     def __init__(self, plugin: _Optional[str] = ..., task: _Optional[int] = ..., num_tasks: _Optional[int] = ..., step: _Optional[int] = ..., num_steps: _Optional[int] = ...) -> None: ...
+
+class Preview(_message.Message):
+    __slots__ = ("number", "image", "media_type")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    image: bytes
+    media_type: str
+    def __init__(self, number: _Optional[int] = ..., image: _Optional[bytes] = ..., media_type: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("queue_s", "plan_s", "decode_s", "prepare_s", "denoise_s", "finish_s", "encode_s", "total_s")

@@ -45,6 +45,11 @@ class EditServiceStub:
                 request_serializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamRequest.SerializeToString,
                 response_deserializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamResponse.FromString,
                 _registered_method=True)
+        self.UploadEdit = channel.stream_unary(
+                '/diffplugin.v1.EditService/UploadEdit',
+                request_serializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditRequest.SerializeToString,
+                response_deserializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditResponse.FromString,
+                _registered_method=True)
         self.SubmitEdit = channel.unary_unary(
                 '/diffplugin.v1.EditService/SubmitEdit',
                 request_serializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.SubmitEditRequest.SerializeToString,
@@ -90,6 +95,13 @@ class EditServiceServicer:
 
     def EditStream(self, request, context):
         """EditStream is Edit that reports the plan and every denoising step on the way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadEdit(self, request_iterator, context):
+        """UploadEdit is SubmitEdit for large images: the edit first, then its image and its mask in parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +161,11 @@ def add_EditServiceServicer_to_server(servicer, server):
                     servicer.EditStream,
                     request_deserializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamRequest.FromString,
                     response_serializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamResponse.SerializeToString,
+            ),
+            'UploadEdit': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadEdit,
+                    request_deserializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditRequest.FromString,
+                    response_serializer=service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditResponse.SerializeToString,
             ),
             'SubmitEdit': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitEdit,
@@ -236,6 +253,33 @@ class EditService:
             '/diffplugin.v1.EditService/EditStream',
             service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamRequest.SerializeToString,
             service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.EditStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadEdit(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/diffplugin.v1.EditService/UploadEdit',
+            service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditRequest.SerializeToString,
+            service_dot_pb_dot_diffplugin_dot_v1_dot_edit__pb2.UploadEditResponse.FromString,
             options,
             channel_credentials,
             insecure,
