@@ -79,7 +79,7 @@ def train_plugin_command(
         list[str] | None, typer.Option(help="A sentence that asks for it; repeat it.")
     ] = None,
     degradation: Annotated[
-        str | None, typer.Option(help="What damages the photos; default: NAME.")
+        str | None, typer.Option(help="What damages the photos, one or more with commas; or NAME.")
     ] = None,
     base: BaseName = None,
     pattern: Annotated[str | None, typer.Option(help="Only photos named like this.")] = None,
@@ -87,7 +87,16 @@ def train_plugin_command(
     batch_size: BatchSize = None,
     size: Size = None,
     lr: Lr = None,
+    stage_steps: Annotated[
+        int | None, typer.Option(min=0, help="Of the output stage; 0: without one.")
+    ] = None,
+    stage_pairs: Annotated[
+        int | None, typer.Option(min=1, help="Restored crops that the output stage learns from.")
+    ] = None,
     default_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
+    num_shifts: Annotated[
+        int | None, typer.Option(min=1, max=4, help="Shifted copies that are averaged.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="Of the plugin, e.g. 1.1.0.")] = None,
     num_workers: NumWorkers = None,
     seed: Seed = None,
@@ -97,8 +106,10 @@ def train_plugin_command(
     from service.training.train_plugin import PluginRecipe, train_plugin
 
     settings = read_store_settings(base=base)
-    _check_degradation(degradation or name)
-    found_title, examples = _texts(degradation or name, title, example)
+    degradations = (degradation or name).split(",")
+    for task in degradations:
+        _check_degradation(task)
+    found_title, examples = _texts(degradations[0], title, example)
     chosen = _given(
         degradation=degradation,
         pattern=pattern,
@@ -106,7 +117,10 @@ def train_plugin_command(
         batch_size=batch_size,
         size=size,
         lr=lr,
+        stage_steps=stage_steps,
+        stage_pairs=stage_pairs,
         default_steps=default_steps,
+        num_shifts=num_shifts,
         version=version,
         num_workers=num_workers,
         seed=seed,
@@ -210,11 +224,12 @@ def evaluate_selector_command(
 
 
 def _check_degradation(task: str) -> None:
-    from service.training.degradations import TASKS
+    from service.training.degradations import PARTIAL, TASKS
 
-    if task not in TASKS:
+    known = (*TASKS, *PARTIAL)
+    if task not in known:
         raise InvalidRequest(
-            f"nothing damages photos for {task!r}: give a --degradation, one of {', '.join(TASKS)}"
+            f"nothing damages photos for {task!r}: give a --degradation, one of {', '.join(known)}"
         )
 
 

@@ -17,6 +17,17 @@ log = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
 
 
+class OutputStageConfig(BaseModel):
+    """Shape of a plugin's output stage (service/models/output_stage.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    patch_size: int = Field(2, ge=1, description="Pixels per cell of its finest level.")
+    channels: tuple[int, ...] = Field(
+        (32, 48, 64, 96), min_length=2, description="Widths of its levels, finest first."
+    )
+
+
 class PluginManifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +47,9 @@ class PluginManifest(BaseModel):
     )
     output_skip: bool = Field(
         False, description="The SCB has a gain head and the output is condition + change."
+    )
+    output_stage: OutputStageConfig | None = Field(
+        None, description="Set: a small network in pixels refines what the base restored."
     )
     licence: str = Field(description="SPDX identifier or sentence.")
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of weights.safetensors.")

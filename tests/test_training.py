@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,8 @@ from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels
+from service.models.output_stage import OutputStage
+from service.plugin_manifest import OutputStageConfig, plugin_folder
 from service.training import loop
 from service.training.degradations import TASKS
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
@@ -74,6 +77,7 @@ def plugin_recipe(photos: Path, tmp_path: Path) -> PluginRecipe:
         steps=4,
         batch_size=2,
         size=32,
+        stage_steps=0,
         mixed_precision="no",
         sheet_size=32,
     )
@@ -127,11 +131,11 @@ def test_a_saved_base_serves_plugins_that_start_from_it(
     model = train_base(replace(base_recipe, steps=1, batch_size=2))
     save_base(model, plugin_recipe.store / "other")
     known = build_model(replace(plugin_recipe, base="other", degradation="derain"))
-    assert_close_to_half(known.tpbs["brighten"].state_dict(), model.tpbs["derain"].state_dict())
+    assert_close_to_half(known.tpbs["derain"].state_dict(), model.tpbs["derain"].state_dict())
     assert_close_to_half(known.scb.state_dict(), model.scb.state_dict())
     unheard = build_model(replace(plugin_recipe, base="other", degradation="unheard"))
     mean = torch.stack([tpb.layers[0].weight for tpb in model.tpbs.values()]).mean(0)
-    torch.testing.assert_close(unheard.tpbs["brighten"].layers[0].weight, mean, atol=1e-3, rtol=0)
+    torch.testing.assert_close(unheard.tpbs["unheard"].layers[0].weight, mean, atol=1e-3, rtol=0)
 
 
 def assert_close_to_half(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
@@ -159,7 +163,7 @@ def run_engine(recipe: PluginRecipe, pixels: Pixels) -> Pixels:
 def test_a_trained_plugin_is_installed_and_runs(plugin_recipe: PluginRecipe) -> None:
     manifest = train_plugin(plugin_recipe)
     assert (manifest.name, manifest.base, manifest.start) == ("brighten", BASE, "image")
-    assert manifest.output_skip and manifest.default_steps == 2
+    assert manifest.output_skip and manifest.default_steps == 1
     pixels = cv2.imread(str(find_photos(plugin_recipe.images)[0]))[:48, :64]
     assert run_engine(plugin_recipe, pixels).shape == (48, 64, 3)
 
@@ -178,6 +182,33 @@ def test_the_engine_restores_as_the_trainers_own_sampler_does(plugin_recipe: Plu
     difference = np.abs(levels - run_engine(plugin_recipe, pixels))
     assert difference.mean() < 1
     assert np.abs(levels - pixels).mean() > 5
+
+
+def test_the_engine_refines_with_the_output_stage_as_training_does(
+    plugin_recipe: PluginRecipe,
+) -> None:
+    recipe = replace(plugin_recipe, stage_steps=8, stage_pairs=4)
+    manifest = train_plugin(recipe)
+    assert manifest.output_stage == OutputStageConfig()
+    pixels = cv2.imread(str(find_photos(recipe.images)[0]))[:44, :60]
+    refined = run_engine(recipe, pixels)
+    folder = plugin_folder(recipe.store, recipe.base, recipe.name)
+    weights = load_file(folder / "weights.safetensors")
+    stage = OutputStage(OutputStageConfig())
+    stage.load_state_dict(
+        {k.removeprefix("stage."): v for k, v in weights.items() if k.startswith("stage.")}
+    )
+    train_plugin(replace(recipe, stage_steps=0))
+    restored = run_engine(recipe, pixels)
+    images = [
+        torch.from_numpy(image.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+        for image in (pixels, restored)
+    ]
+    with torch.no_grad():
+        levels = (stage(*images)[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    # `restored` is clipped and rounded to 8 bits here; the engine's stage sees it as it is.
+    assert np.abs(levels.clip(0, 255) - refined).mean() < 1
+    assert np.abs(refined.astype(float) - restored).mean() > 1
 
 
 def settings(recipe: PluginRecipe) -> loop.LoopSettings:

@@ -16,9 +16,10 @@ from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
 from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.side_stream import Mark, SideStream, StepPacer
 from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
-from service.images import UnitPixels
+from service.images import Pixels, UnitPixels
 from service.models.attention import FusedAttention
 from service.models.backbone import Backbone
+from service.models.output_stage import OutputStage
 from service.models.plugin_store import PluginStore
 
 MAX_CODEC_PIXELS = 4 * 2**20  # in one call of the codec; Stable Diffusion's decoder wants 2 GB then
@@ -129,6 +130,8 @@ class ModelRunner:
                 counts = [len(t.current.shifts) for t in chunk]
                 for trajectory, part in zip(chunk, torch.split(views, counts), strict=True):
                     image = merge_views(part, trajectory.current.shifts, trajectory.size)
+                    if (stage := trajectory.current.plugin.stage) is not None:
+                        image = _refine(stage, trajectory.pixels, image)
                     unit = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
                     trajectory.decoded = Decoded(mark, self._side.download(unit))
                     trajectory.stage = Stage.DECODED
@@ -165,3 +168,11 @@ def _timed(trajectories: Sequence[Trajectory], stage: str) -> Iterator[None]:
 def _seeded_noise(shape: torch.Size, seed: int) -> Tensor:
     """Drawn on the CPU, so that a seed means the same noise on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _refine(stage: OutputStage, pixels: Pixels, restored: Tensor) -> Tensor:
+    """The output stage's (3, H, W) from the task's input and what the base restored."""
+    seen = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+    dtype = next(stage.parameters()).dtype
+    refined: Tensor = stage(seen[None].to(restored.device, dtype), restored[None].to(dtype))
+    return refined[0].float()

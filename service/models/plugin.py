@@ -1,4 +1,4 @@
-"""A loaded Task-Plugin: manifest, TPB and SCB, ready to run (paper section 3.3)."""
+"""A loaded Task-Plugin: manifest, TPB, SCB and output stage, ready to run (paper section 3.3)."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,17 +9,20 @@ from torch import nn
 
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
+from service.models.output_stage import OutputStage
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
 from service.plugin_manifest import WEIGHTS, PluginManifest, read_manifest, weights_digest
 
 
 class Plugin(nn.Module):
-    """TPB and SCB of one task, in the dtype and on the device of its backbone."""
+    """TPB, SCB and output stage of one task, in the dtype and on the device of its backbone."""
 
-    def __init__(self, manifest: PluginManifest, tpb: TPB, scb: SCB) -> None:
+    def __init__(
+        self, manifest: PluginManifest, tpb: TPB, scb: SCB, stage: OutputStage | None = None
+    ) -> None:
         super().__init__()
-        self.manifest, self.tpb, self.scb = manifest, tpb, scb
+        self.manifest, self.tpb, self.scb, self.stage = manifest, tpb, scb, stage
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
@@ -37,6 +40,7 @@ class Plugin(nn.Module):
             manifest,
             TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"]),
             SCB(SCBConfig.from_unet(unet, manifest.output_skip)),
+            OutputStage(manifest.output_stage) if manifest.output_stage else None,
         )
         try:
             plugin.load_state_dict(load_file(folder / WEIGHTS))
@@ -58,12 +62,19 @@ def _check_files(folder: Path, manifest: PluginManifest, base: str) -> None:
 
 
 def save_plugin(
-    folder: Path, tpb: TPB, scb: SCB, manifest: PluginManifest, card: str
+    folder: Path,
+    tpb: TPB,
+    scb: SCB,
+    manifest: PluginManifest,
+    card: str,
+    stage: OutputStage | None = None,
 ) -> PluginManifest:
     """Write weights (fp16), manifest and model card; returns the manifest with its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {f"tpb.{k}": v for k, v in tpb.state_dict().items()}
     state |= {f"scb.{k}": v for k, v in scb.state_dict().items()}
+    if stage is not None:
+        state |= {f"stage.{k}": v for k, v in stage.state_dict().items()}
     half = {k: v.to("cpu", torch.float16).contiguous() for k, v in state.items()}
     save_file(half, folder / WEIGHTS, metadata={k: str(v) for k, v in asdict(scb.config).items()})
     signed = manifest.model_copy(update={"digest": weights_digest(folder)})

@@ -1,6 +1,6 @@
 """Photos in memory, and random training pairs cut from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from service.training.degradations import REMOVAL, Image, Pair, make_pair
 
 # Tasks whose input may be clean already: all that remove something but the colour of a photo.
-TARGET_IS_CLEAN = set(REMOVAL) - {"colorize"}
+TARGET_IS_CLEAN = {"restore", *REMOVAL} - {"colorize"}
 PRIORS = ("lowlight", "dehaze", "colorize")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -68,7 +68,7 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
     def __init__(
         self,
         photos: list[NDArray[np.uint8]],
-        tasks: dict[str, float],
+        tasks: Mapping[str, float],
         crop: CropSettings,
         seed: tuple[int, ...],
     ) -> None:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from service.engine.sampling import NoiseSchedule, SamplerState, update
+from service.engine.shifts import offsets
 from service.models.codec import PatchCodec
 from service.models.denoiser import denoise
 from service.models.scb import SCB
@@ -68,10 +69,24 @@ class Restorer(nn.Module):
         return tokens
 
     @torch.no_grad()
-    def restore(self, images: Tensor, tasks: Tensor, steps: int, seed: int = 0) -> Tensor:
-        """What the engine does: `steps` steps from the noised condition; images in [-1, 1]."""
-        cond = self.codec.encode(images).latent_dist.mode()
+    def restore(
+        self, images: Tensor, tasks: Tensor, steps: int, num_shifts: int = 1, seed: int = 0
+    ) -> Tensor:
+        """What the engine makes of images (B, 3, H, W) in [-1, 1] before an output stage."""
         tokens = self.tokens(images, tasks)
+        height, width = images.shape[-2:]
+        multiple = self.codec.patch_size * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        views = []
+        for down, right in offsets(num_shifts, self.codec.patch_size):
+            padding = (right, -(width + right) % multiple, down, -(height + down) % multiple)
+            view = F.pad(images, padding, mode="replicate")
+            view = self._sample(view, tokens, steps, seed)
+            views.append(view[..., down : down + height, right : right + width])
+        return torch.stack(views).mean(0)
+
+    def _sample(self, images: Tensor, tokens: Tensor, steps: int, seed: int) -> Tensor:
+        """`steps` steps from the noised condition."""
+        cond = self.codec.encode(images).latent_dist.mode()
         table = NoiseSchedule.from_config(dict(self.scheduler.config)).table(steps)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(cond.shape, generator=generator).to(cond)
@@ -81,5 +96,5 @@ class Restorer(nn.Module):
             scb = self.scb(cond, timesteps, tokens)
             output = denoise(self.unet, state.x, timesteps, tokens, scb.residuals, scb.skip)
             state = update(state, output, row.repeat(len(images), 1))
-        restored: Tensor = self.codec.decode(state.x).sample.clamp(-1, 1)
+        restored: Tensor = self.codec.decode(state.x).sample
         return restored

@@ -1,6 +1,7 @@
 """Contact sheets: rows of input, output and target pictures with their PSNR."""
 
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -9,7 +10,12 @@ from torch import Tensor
 
 from service.training.degradations import make_pair
 from service.training.photos import read_photo, to_square
-from service.training.restorer import Restorer
+
+
+class Restores(Protocol):
+    """Anything that restores a batch in [-1, 1]: the whole model, or one with an output stage."""
+
+    def restore(self, images: Tensor, tasks: Tensor, steps: int) -> Tensor: ...
 
 
 class SampleSheet:
@@ -36,9 +42,8 @@ class SampleSheet:
         self.targets = torch.stack(targets).permute(0, 3, 1, 2) * 2 - 1
         self.indices = torch.tensor(indices)
 
-    def draw(self, model: Restorer, path: Path) -> None:
-        device = next(model.parameters()).device
-        outputs = model.restore(self.images.to(device), self.indices.to(device), steps=2).cpu()
+    def draw(self, model: Restores, path: Path) -> None:
+        outputs = model.restore(self.images, self.indices, steps=2).cpu().clamp(-1, 1)
         rows = [
             np.concatenate([_pixels(part[i]) for part in (self.images, outputs, self.targets)], 1)
             for i in range(len(self.images))

@@ -1,6 +1,10 @@
-"""`diffplugin train plugin NAME`: TPB and SCB of one task on a frozen base (paper section 3.3)."""
+"""`diffplugin train plugin NAME`: TPB, SCB and output stage of one task on a frozen base.
+
+The first two are the paper's (section 3.3); the output stage comes after them.
+"""
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,19 +16,26 @@ from torch.utils.data import DataLoader
 
 from service.models.backbone import Backbone
 from service.models.codec import PatchCodec
+from service.models.output_stage import OutputStage
 from service.models.plugin import save_plugin
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
-from service.plugin_manifest import PluginManifest, plugin_folder
+from service.plugin_manifest import OutputStageConfig, PluginManifest, plugin_folder
 from service.training import loop
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
 from service.training.restorer import Restorer
 from service.training.sheets import SampleSheet
+from service.training.train_stage import Batches, StageSettings, train_stage
+
+STARTS = "plugin_starts.safetensors"
 
 
 @dataclass(frozen=True)
 class PluginRecipe:
-    """What is trained on what, for how long; `degradation` empty: the one named as the plugin."""
+    """What is trained on what, for how long.
+
+    `degradation`: names with commas between, a name twice for twice as often; empty: the plugin's.
+    """
 
     name: str
     images: Path
@@ -41,7 +52,9 @@ class PluginRecipe:
     size: int = 192
     lr: float = 6e-4
     warmup: int = 50
-    default_steps: int = 2
+    stage_steps: int = 1000
+    stage_pairs: int = 480
+    default_steps: int = 1
     num_shifts: int = 2
     version: str = "1.0.0"
     licence: str = "Apache-2.0"
@@ -51,8 +64,8 @@ class PluginRecipe:
     sheet_size: int = 192
 
     @property
-    def degradation_name(self) -> str:
-        return self.degradation or self.name
+    def degradations(self) -> list[str]:
+        return (self.degradation or self.name).split(",")
 
 
 def train_plugin(recipe: PluginRecipe) -> PluginManifest:
@@ -62,14 +75,17 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     photos = read_photos(paths)
     model = build_model(recipe)
     held_out = find_photos(recipe.held_out, recipe.pattern) if recipe.held_out else paths
-    sheet = SampleSheet(held_out, [recipe.degradation_name], recipe.sheet_size, num_photos=8)
+    sheet = SampleSheet(held_out, list(dict.fromkeys(recipe.degradations)), recipe.sheet_size, num_photos=8)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
-    tasks, crop = {recipe.degradation_name: 1.0}, CropSettings(size=recipe.size)
+    tasks = Counter(recipe.degradations)
 
-    def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
-        dataset = PairDataset(photos, tasks, crop, (recipe.seed, stream))
-        return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+    def opener(crop: CropSettings) -> Batches:
+        def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+            dataset = PairDataset(photos, tasks, crop, (recipe.seed, stream))
+            return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+
+        return open_batches
 
     settings = loop.LoopSettings(
         recipe.steps,
@@ -78,8 +94,25 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
         mixed_precision=recipe.mixed_precision,
         seed=recipe.seed,
     )
-    loop.run(model, open_batches, settings, recipe.run_dir, sheet.draw)
-    return save(model, recipe, len(paths))
+    loop.run(model, opener(CropSettings(recipe.size)), settings, recipe.run_dir, sheet.draw)
+    stage = None
+    if recipe.stage_steps:
+        stage = train_stage(
+            model,
+            build_stage(recipe),
+            # Smaller by a shift, so that shifted copies need no padding.
+            opener(CropSettings(recipe.size - model.codec.patch_size // 2, clean_share=0.12)),
+            StageSettings(
+                recipe.stage_steps,
+                recipe.stage_pairs,
+                num_steps=recipe.default_steps,
+                num_shifts=recipe.num_shifts,
+                seed=recipe.seed,
+            ),
+            recipe.run_dir / "stage",
+            sheet.draw,
+        )
+    return save(model, stage, recipe, len(paths))
 
 
 def build_model(recipe: PluginRecipe) -> Restorer:
@@ -95,17 +128,27 @@ def build_model(recipe: PluginRecipe) -> Restorer:
     unet = dict(backbone.unet.config)
     scb = SCB(SCBConfig.from_unet(unet, output_skip=True))
     tpb = TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"])
-    starts = folder / "plugin_starts.safetensors"
+    starts = folder / STARTS
     if starts.exists():
-        _load_starts(load_file(starts), recipe.degradation_name, scb, tpb)
+        _load_starts(load_file(starts), recipe.degradations[0], scb, tpb)
     return Restorer(
         backbone.unet,
         backbone.image_encoder,
         backbone.vae,
         DDIMScheduler.from_config(backbone.scheduler_config),
         scb,
-        {recipe.name: tpb},
+        dict.fromkeys(recipe.degradations, tpb),
     )
+
+
+def build_stage(recipe: PluginRecipe) -> OutputStage:
+    """A fresh output stage, or the base's start of one if it has that."""
+    stage = OutputStage(OutputStageConfig())
+    starts = recipe.store / recipe.base / STARTS
+    state = _below(load_file(starts), "stage.") if starts.exists() else {}
+    if state:
+        stage.load_state_dict(state)
+    return stage
 
 
 def _load_starts(state: dict[str, Tensor], task: str, scb: SCB, tpb: TPB) -> None:
@@ -121,7 +164,9 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
 
 
-def save(model: Restorer, recipe: PluginRecipe, num_photos: int) -> PluginManifest:
+def save(
+    model: Restorer, stage: OutputStage | None, recipe: PluginRecipe, num_photos: int
+) -> PluginManifest:
     manifest = PluginManifest(
         name=recipe.name,
         title=recipe.title,
@@ -132,13 +177,14 @@ def save(model: Restorer, recipe: PluginRecipe, num_photos: int) -> PluginManife
         default_steps=recipe.default_steps,
         num_shifts=recipe.num_shifts,
         output_skip=model.scb.config.output_skip,
+        output_stage=stage.config if stage else None,
         licence=recipe.licence,
         digest="sha256:" + 64 * "0",
     )
-    tpb = model.tpbs[recipe.name]
+    tpb = model.tpbs[recipe.degradations[0]]
     assert isinstance(tpb, TPB)
     folder = plugin_folder(recipe.store, recipe.base, recipe.name)
-    return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, num_photos))
+    return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, num_photos), stage)
 
 
 def _card(recipe: PluginRecipe, num_photos: int) -> str:
@@ -149,12 +195,21 @@ A Task-Plugin (TPB and SCB) for base `{recipe.base}`, version {recipe.version}, 
 ## Recipe
 `diffplugin train plugin {recipe.name}`: {recipe.steps} steps of AdamW at {recipe.lr:g} (linear fall
 over the last 35 %), batches of {recipe.batch_size} crops of {recipe.size} px, EMA 0.999, the base
-frozen, start from the base's `plugin_starts.safetensors`, seed {recipe.seed}.
-
+frozen, start from the base's `{STARTS}`, seed {recipe.seed}.
+{_stage_line(recipe)}
 ## Data
-{num_photos} photos, degraded on the fly by `{recipe.degradation_name}` of
+{num_photos} photos, degraded on the fly by {" and ".join(sorted(set(recipe.degradations)))} of
 `service/training/degradations`.
 
 ## Limits
 Trained on synthetic degradations only.
 """
+
+
+def _stage_line(recipe: PluginRecipe) -> str:
+    if not recipe.stage_steps:
+        return ""
+    return (
+        f"Then the output stage: {recipe.stage_steps} steps of 8 parts of 128 px of "
+        f"{recipe.stage_pairs} restored crops.\n"
+    )

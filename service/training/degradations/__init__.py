@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.training.degradations.blur import motion_or_defocus_blur
 from service.training.degradations.damage import add_highlights, age_photo, degrade_face, to_grey
-from service.training.degradations.sensor import low_light, moire
+from service.training.degradations.sensor import high_iso_noise, low_light, moire
 from service.training.degradations.weather import haze, rain, snow
 
 Image = NDArray[np.float32]
@@ -38,6 +38,8 @@ REMOVAL: dict[str, Degrade] = {
     "face": degrade_face,
     "colorize": to_grey,
 }
+# Trained into other plugins, and no task of its own.
+PARTIAL: dict[str, Degrade] = {"noise": high_iso_noise}
 GENERATION: dict[str, Degrade] = {"snow": snow, "rain": rain}
 TASKS = ("restore", *REMOVAL, *GENERATION)
 
@@ -51,9 +53,11 @@ def make_pair(task: str, clean: Image, rng: np.random.Generator, scale: float = 
         return Pair(*age_photo(clean, rng, scale))
     if task in GENERATION:
         return Pair(clean, _finish(GENERATION[task](clean, rng, scale)))
-    if task in REMOVAL:
-        return Pair(_finish(REMOVAL[task](clean, rng, scale)), clean)
-    raise ValueError(f"no degradation for task {task!r}: use one of {', '.join(TASKS)}")
+    if degrade := {**REMOVAL, **PARTIAL}.get(task):
+        return Pair(_finish(degrade(clean, rng, scale)), clean)
+    raise ValueError(
+        f"no degradation for task {task!r}: use one of {', '.join((*TASKS, *PARTIAL))}"
+    )
 
 
 def _finish(image: Image) -> Image:

@@ -22,6 +22,19 @@ def low_light(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Ima
     return np.asarray(np.clip(noisy, 0.0, 1.0) ** (1 / 2.2), np.float32)
 
 
+def high_iso_noise(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
+    """A short exposure pushed back to full brightness: shot and read noise times the gain."""
+    gain = 2.0 ** rng.uniform(2.0, 4.5)
+    linear = clean**2.2 / gain
+    shot = rng.uniform(0.0, 0.0006)
+    read = rng.uniform(0.0003, 0.0025)
+    noise = rng.standard_normal(clean.shape, dtype=np.float32)
+    seen = np.clip(linear + noise * np.sqrt(shot * linear + read**2), 0.0, 1.0)
+    # The dark picture was 8 bits once, as a user's is.
+    seen = (np.round(seen ** (1 / 2.2) * 255.0) / 255.0) ** 2.2
+    return np.asarray(np.clip(seen * gain, 0.0, 1.0) ** (1 / 2.2), np.float32)
+
+
 def moire(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     """Photograph a display: RGB stripes, a slightly turned Bayer sensor, demosaicing, warp back."""
     border = 12

@@ -1,0 +1,69 @@
+"""The output stage: a small U-Net in pixels that refines a restored photo, seeing the input too.
+
+The codec's patches and the UNet's narrow levels blur what lies below 8 pixels; here it is put back.
+Like the controllable feature wrapping of StableSR (Wang et al. 2023) it comes after the decoder and
+reads the degraded photo; unlike it, it works on pixels and belongs to one plugin.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.plugin_manifest import OutputStageConfig
+
+
+class OutputStage(nn.Module):
+    """A change of the restored photo, zero in a fresh one. It knows no shape but its multiple."""
+
+    def __init__(self, config: OutputStageConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, patch = config.channels, config.patch_size
+        self.conv_in = nn.Conv2d(6 * patch**2, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
+        self.up_blocks = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
+        self.conv_out = nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1)
+        torch.nn.init.zeros_(self.conv_out.weight)
+        assert self.conv_out.bias is not None
+        torch.nn.init.zeros_(self.conv_out.bias)
+
+    @property
+    def multiple(self) -> int:
+        """Sides of what the network sees are a multiple of this; forward pads."""
+        return int(self.config.patch_size * 2 ** len(self.downs))
+
+    def forward(self, images: Tensor, restored: Tensor) -> Tensor:
+        """images, restored (B, 3, H, W) in [-1, 1] -> the refined photos, same shape."""
+        height, width = restored.shape[-2:]
+        both = torch.cat([images, restored], 1)
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        change = self._change(F.pad(both, padding, mode="replicate"))
+        return restored + change[..., :height, :width]
+
+    def _change(self, both: Tensor) -> Tensor:
+        """(B, 6, H, W) -> (B, 3, H, W), down and up the levels with skips between."""
+        patch = self.config.patch_size
+        hidden = self.down_blocks[0](self.conv_in(F.pixel_unshuffle(both, patch)))
+        skips = []
+        for down, block in zip(self.downs, list(self.down_blocks)[1:], strict=True):
+            skips.append(hidden)
+            hidden = block(down(hidden))
+        for up, block in zip(reversed(self.ups), reversed(self.up_blocks), strict=True):
+            hidden = block(F.pixel_shuffle(up(hidden), 2) + skips.pop())
+        return F.pixel_shuffle(self.conv_out(hidden), patch)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(x))), with no norm: brightness is information here."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        change: Tensor = self.conv2(F.leaky_relu(self.conv1(x), 0.1))
+        return x + change

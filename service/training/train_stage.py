@@ -1,0 +1,149 @@
+"""Train a plugin's output stage on what its frozen networks really restore (docs/nano.md).
+
+The base and the plugin are run once over a set of crops, as the engine runs them; the stage, which
+is far cheaper, then sees random parts of these pairs many times.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from service.models.output_stage import OutputStage
+from service.training import loop
+from service.training.objective import pixel_loss
+from service.training.restorer import Restorer
+
+Pairs = dict[str, Tensor]  # image and target uint8, restored float16, all (N, 3, S, S); task (N,)
+Batches = Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """num_pairs crops are restored once with num_steps and num_shifts; 0 steps: no stage."""
+
+    steps: int = 1000
+    num_pairs: int = 480
+    size: int = 128
+    batch_size: int = 8
+    lr: float = 1e-3
+    num_steps: int = 1
+    num_shifts: int = 2
+    seed: int = 0
+
+
+class StageTrainer(nn.Module):
+    """The stage as the training loop wants it; the networks before it stay as they are."""
+
+    def __init__(self, restorer: Restorer, stage: OutputStage, settings: StageSettings) -> None:
+        super().__init__()
+        self.restorer, self.stage, self.settings = restorer.requires_grad_(False), stage, settings
+
+    def forward(self, both: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
+        """both (B, 6, H, W): input and restored, targets (B, 3, H, W), all in [-1, 1]."""
+        images, restored = both[:, :3], both[:, 3:]
+        return pixel_loss(self.stage(images, restored), targets)
+
+    def restore(self, images: Tensor, tasks: Tensor, steps: int) -> Tensor:
+        """What the engine does with this plugin, for the sample sheets."""
+        restored = self.restorer.restore(images, tasks, steps, self.settings.num_shifts)
+        with torch.no_grad():
+            refined: Tensor = self.stage(images, restored)
+        return refined
+
+
+def train_stage(
+    restorer: Restorer,
+    stage: OutputStage,
+    open_batches: Batches,
+    settings: StageSettings,
+    run_dir: Path,
+    draw_sheet: Callable[[StageTrainer, Path], None],
+) -> OutputStage:
+    """Train or resume; `open_batches` gives (input, target, task), as for the plugin itself."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    model = StageTrainer(restorer, stage, settings)
+    pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
+
+    def open_crops(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+        crops = PartDataset(pairs, settings.size, (settings.seed, stream))
+        return DataLoader(crops, settings.batch_size)
+
+    loop_settings = loop.LoopSettings(
+        settings.steps,
+        settings.lr,
+        warmup=50,
+        decay_share=0.6,
+        ema_decay=0.995,
+        mixed_precision="no",
+        seed=settings.seed,
+    )
+    loop.run(model, open_crops, loop_settings, run_dir, draw_sheet)
+    return stage
+
+
+@torch.no_grad()
+def restored_pairs(
+    restorer: Restorer,
+    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    settings: StageSettings,
+    path: Path,
+) -> Pairs:
+    """Pairs with what the plugin makes of them; those of an earlier run if `path` has enough."""
+    if path.exists():
+        pairs: Pairs = load_file(path)
+        if len(pairs["task"]) >= settings.num_pairs:
+            return pairs
+    parts: list[tuple[Tensor, ...]] = []
+    device = next(restorer.parameters()).device
+    num_batches = -(-settings.num_pairs // (batches.batch_size or 1))
+    for images, targets, tasks in tqdm(
+        islice(batches, num_batches), total=num_batches, desc="restored pairs"
+    ):
+        restored = restorer.restore(
+            images.to(device), tasks.to(device), settings.num_steps, settings.num_shifts
+        )
+        parts.append((_to_bytes(images), _to_bytes(targets), restored.half().cpu(), tasks))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    pairs = dict(zip(("image", "target", "restored", "task"), columns, strict=True))
+    save_file(pairs, path)
+    return pairs
+
+
+class PartDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
+    """Endless random parts of the pairs, mirrored by chance: (6, size, size), target, task."""
+
+    def __init__(self, pairs: Pairs, size: int, seed: tuple[int, ...]) -> None:
+        self.pairs, self.size, self.seed = pairs, size, seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        rng = np.random.default_rng(self.seed)
+        num, _, height, width = self.pairs["image"].shape
+        size = min(self.size, height, width)
+        while True:
+            k = int(rng.integers(num))
+            top, left = (int(rng.integers(side - size + 1)) for side in (height, width))
+            window = (slice(None), slice(top, top + size), slice(left, left + size))
+            image = _to_unit(self.pairs["image"][k][window])
+            target = _to_unit(self.pairs["target"][k][window])
+            both = torch.cat([image, self.pairs["restored"][k][window].float()])
+            if rng.random() < 0.5:
+                both, target = both.flip(-1), target.flip(-1)
+            yield both, target, int(self.pairs["task"][k])
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    """[-1, 1] -> 8 bits."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    """8 bits -> [-1, 1]."""
+    return images.float() / 127.5 - 1
