@@ -75,10 +75,10 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     photos = read_photos(paths)
     model = build_model(recipe)
     held_out = find_photos(recipe.held_out, recipe.pattern) if recipe.held_out else paths
-    sheet = SampleSheet(held_out, list(dict.fromkeys(recipe.degradations)), recipe.sheet_size, num_photos=8)
+    tasks = Counter(recipe.degradations)
+    sheet = SampleSheet(held_out, list(tasks), recipe.sheet_size, num_photos=8)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
-    tasks = Counter(recipe.degradations)
 
     def opener(crop: CropSettings) -> Batches:
         def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
