@@ -130,7 +130,7 @@ class ModelRunner:
                 counts = [len(t.current.shifts) for t in chunk]
                 for trajectory, part in zip(chunk, torch.split(views, counts), strict=True):
                     image = merge_views(part, trajectory.current.shifts, trajectory.size)
-                    if (stage := trajectory.current.plugin.stage) is not None:
+                    if (stage := trajectory.current.complements.plugin.stage) is not None:
                         image = _refine(stage, trajectory.pixels, image)
                     unit = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
                     trajectory.decoded = Decoded(mark, self._side.download(unit))
