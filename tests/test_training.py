@@ -187,7 +187,7 @@ def test_the_engine_restores_as_the_trainers_own_sampler_does(plugin_recipe: Plu
 def test_the_engine_refines_with_the_output_stage_as_training_does(
     plugin_recipe: PluginRecipe,
 ) -> None:
-    recipe = replace(plugin_recipe, stage_steps=8, stage_pairs=4)
+    recipe = replace(plugin_recipe, stage_steps=30, stage_pairs=4)
     manifest = train_plugin(recipe)
     assert manifest.output_stage == OutputStageConfig()
     pixels = cv2.imread(str(find_photos(recipe.images)[0]))[:44, :60]
@@ -207,8 +207,8 @@ def test_the_engine_refines_with_the_output_stage_as_training_does(
     with torch.no_grad():
         levels = (stage(*images)[0].permute(1, 2, 0).numpy() + 1) * 127.5
     # `restored` is clipped and rounded to 8 bits here; the engine's stage sees it as it is.
-    assert np.median(np.abs(levels.clip(0, 255) - refined)) < 1
-    assert np.median(np.abs(refined.astype(float) - restored)) > 1
+    assert np.median(np.abs(levels.clip(0, 255) - refined)) < 0.6
+    assert np.abs(refined.astype(float) - restored).mean() > 1
 
 
 def settings(recipe: PluginRecipe) -> loop.LoopSettings:
