@@ -1,4 +1,4 @@
-"""Worker processes on one queue, to be killed, frozen and started again.
+"""Processes of one role on one queue, to be killed, frozen and started again.
 
 They are forked from a process that has loaded torch already, so a restart takes little.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from service.selector.process import run_selector
 from service.settings import Settings
 from service.worker_process import run_worker
 
@@ -24,19 +25,24 @@ def serve_worker(settings: Settings) -> None:
     asyncio.run(run_worker(settings))
 
 
+def serve_selector(settings: Settings) -> None:
+    """What `diffplugin selector` runs."""
+    asyncio.run(run_selector(settings))
+
+
 class Fleet:
     """`with Fleet(settings, 4) as fleet`; `serve` is what each of the processes runs."""
 
-    def __init__(self, settings: Settings, num_workers: int, serve: Serve = serve_worker) -> None:
+    def __init__(self, settings: Settings, num_processes: int, serve: Serve = serve_worker) -> None:
         self._settings, self._serve = settings, serve
-        # Workers are independent: forked from here, they would share this process' event loop.
+        # They are independent: forked from here, they would share this process' event loop.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["service.worker"])
+        self._context.set_forkserver_preload(["loadtests.fleet"])
         self.processes: list[Any] = []
-        self._num_workers = num_workers
+        self._num_processes = num_processes
 
     def __enter__(self) -> Self:
-        for _ in range(self._num_workers):
+        for _ in range(self._num_processes):
             self.start_one()
         return self
 

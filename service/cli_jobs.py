@@ -1,16 +1,12 @@
 """`diffplugin jobs` and `diffplugin workers`: look after a running fleet through its Redis."""
 
-import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from service.cli_settings import read_settings
-from service.errors import InvalidRequest
-from service.job_queue import JobQueue, QueueSettings
+from service.cli_queue import AsJson, RedisUrl, ask
 from service.jobs import Job, WorkerInfo
 from service.queue_letters import DeadLetters
 from service.queue_records import DeadLetter
@@ -19,16 +15,13 @@ jobs_app = typer.Typer(help="Look after jobs.", no_args_is_help=True)
 dead_app = typer.Typer(help="Jobs that were given up: each worker was lost.", no_args_is_help=True)
 jobs_app.add_typer(dead_app, name="dead")
 
-RedisUrl = Annotated[str | None, typer.Option("--redis-url", help="Default: DIFFPLUGIN_REDIS_URL.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[str, typer.Argument(help="A job that `jobs dead list` shows.")]
-Answer = TypeVar("Answer")
 
 
 @dead_app.command("list")
 def list_dead(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """One line per dead letter, oldest first."""
-    letters = _ask(redis_url, lambda queue: DeadLetters(queue).all())
+    letters = ask(redis_url, lambda queue: DeadLetters(queue).all())
     if as_json:
         print(json.dumps([letter.model_dump(mode="json") for letter in letters], indent=2))
         return
@@ -42,27 +35,27 @@ def list_dead(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
 @dead_app.command("show")
 def show_dead(job_id: JobId, redis_url: RedisUrl = None) -> None:
     """A letter with its whole job, as JSON."""
-    letter, job = _ask(redis_url, lambda queue: DeadLetters(queue).show(job_id))
+    letter, job = ask(redis_url, lambda queue: DeadLetters(queue).show(job_id))
     print(json.dumps({"letter": _plain(letter), "job": _plain(job)}, indent=2))
 
 
 @dead_app.command("requeue")
 def requeue_dead(job_id: JobId, redis_url: RedisUrl = None) -> None:
     """Run the job again; its id stays."""
-    _ask(redis_url, lambda queue: DeadLetters(queue).requeue(job_id))
+    ask(redis_url, lambda queue: DeadLetters(queue).requeue(job_id))
     print(f"job {job_id} is queued again")
 
 
 @dead_app.command("drop")
 def drop_dead(job_id: JobId, redis_url: RedisUrl = None) -> None:
     """Forget a letter and the picture that was kept with it."""
-    _ask(redis_url, lambda queue: DeadLetters(queue).drop(job_id))
+    ask(redis_url, lambda queue: DeadLetters(queue).drop(job_id))
     print(f"the dead letter of job {job_id} is dropped")
 
 
 def workers(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Live workers and selectors: what they run on, what they serve, how much room they have."""
-    infos = _ask(redis_url, lambda queue: queue.workers())
+    infos = ask(redis_url, lambda queue: queue.workers())
     if as_json:
         print(json.dumps([_plain(info) for info in infos], indent=2))
         return
@@ -78,21 +71,3 @@ def workers(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
 
 def _plain(record: DeadLetter | Job | WorkerInfo) -> object:
     return record.model_dump(mode="json")
-
-
-def _ask(redis_url: str | None, ask: Callable[[JobQueue], Awaitable[Answer]]) -> Answer:
-    """The answer of the queue at `redis_url`, else at the setting's."""
-    settings = read_settings(redis_url=redis_url)
-    if not settings.redis_url:
-        raise InvalidRequest(
-            "say which Redis: --redis-url redis://localhost:6379, or set DIFFPLUGIN_REDIS_URL"
-        )
-
-    async def run() -> Answer:
-        queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
-        try:
-            return await ask(queue)
-        finally:
-            await queue.close()
-
-    return asyncio.run(run())

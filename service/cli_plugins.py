@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from service.cli_fleet import fleet, publish, remove
+from service.cli_queue import AsJson
 from service.cli_settings import check_installed, read_store_settings
 from service.plugin_manifest import (
     WEIGHTS,
@@ -15,10 +17,12 @@ from service.plugin_manifest import (
 )
 from service.settings import Settings
 
-plugins_app = typer.Typer(help="Look at the installed plugins.", no_args_is_help=True)
+plugins_app = typer.Typer(help="Look after the plugins.", no_args_is_help=True)
+plugins_app.command("publish")(publish)
+plugins_app.command("remove")(remove)
+plugins_app.command("fleet")(fleet)
 
 Base = Annotated[str | None, typer.Option(help="Base model in plugins_store.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @plugins_app.command("list")

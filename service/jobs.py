@@ -133,6 +133,7 @@ class Job(Record):
     error: JobError | None = None
     no_op: bool = False  # nothing to do: the result is the input, byte for byte
     result_type: str | None = None  # media type of the result
+    versions: dict[str, str] = Field(default_factory=dict)  # of the plugins it ran on
     created_at: float = Field(default_factory=time.time)
     deadline_at: float | None = None
     finished_at: float | None = None
@@ -146,6 +147,8 @@ class WorkerInfo(Record):
     backbone: str = ""  # name of the loaded base, "nano" or "sd15"
     device: str = ""
     plugins: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)  # of those, as far as they are known
+    faults: dict[str, str] = Field(default_factory=dict)  # published plugins it cannot serve: why
     free_slots: int = 0
     # Recent seconds of the engine per megapixel and denoising step; None before the first edit.
     step_s_per_mpx: float | None = None

@@ -5,6 +5,8 @@ The api reads manifests to check names and to list plugins; the models read them
 
 import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +16,7 @@ from service.errors import UnknownPlugin
 
 log = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 
 
@@ -55,20 +58,44 @@ class PluginManifest(BaseModel):
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Of weights.safetensors.")
 
 
+@dataclass(frozen=True)
+class Published:
+    """What was published to a fleet: by name the manifest, or None if the plugin was removed.
+
+    Plugins it does not name are served as they lie in plugins_store.
+    """
+
+    generation: int = 0  # changes with every publication
+    plugins: Mapping[str, PluginManifest | None] = field(default_factory=dict)
+
+    def over(self, installed: Mapping[str, PluginManifest]) -> dict[str, PluginManifest]:
+        """What is served where `installed` lies on disk."""
+        served = {**installed, **self.plugins}
+        return {name: manifest for name, manifest in sorted(served.items()) if manifest}
+
+
 def plugin_folder(store: Path, base: str, name: str) -> Path:
     return store / base / "plugins" / name
 
 
-def read_manifest(folder: Path) -> PluginManifest:
-    """The manifest in `folder`; UnknownPlugin, with what to mend, if it is absent or malformed."""
-    path = folder / "manifest.json"
+def version_folder(store: Path, base: str, name: str, version: str) -> Path:
+    """Where a published version is kept."""
+    return plugin_folder(store, base, name) / "versions" / version
+
+
+def read_manifest(folder: Path, is_named: bool = True) -> PluginManifest:
+    """The manifest in `folder`; UnknownPlugin, with what to mend, if it is absent or malformed.
+
+    `is_named`: the folder must have the plugin's name.
+    """
+    path = folder / MANIFEST
     try:
         manifest = PluginManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UnknownPlugin(f"no plugin {folder.name!r} is installed: {path} is missing") from error
     except ValidationError as error:
         raise UnknownPlugin(f"{path} is malformed: {error}") from error
-    if manifest.name != folder.name:
+    if is_named and manifest.name != folder.name:
         raise UnknownPlugin(f"{path} names {manifest.name!r}; its folder must have that name")
     return manifest
 

@@ -1,7 +1,8 @@
 """The consumers' side of the job queue: claim, renew, report, and the one end of each job."""
 
 import asyncio
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -91,6 +92,7 @@ class ConsumerSide(QueueConnection):
         """Keep what is finished of a job for its next attempt; False if the claim is lost."""
         keys = [*self._keys(claim), self.key("checkpoint", claim.job.id)]
         args = [*self._args(claim, claim.job), checkpoint.num_tasks, checkpoint.picture]
+        args.append(json.dumps(dict(checkpoint.versions)))
         with outages_named():
             return bool(await self._save(keys, args))
 
@@ -102,6 +104,7 @@ class ConsumerSide(QueueConnection):
         timings: Timings,
         no_op: bool = False,
         plan: Plan | None = None,
+        versions: Mapping[str, str] | None = None,
     ) -> bool:
         """End a job with its result; False, and nothing changes, if the claim is lost or it ended.
 
@@ -114,6 +117,7 @@ class ConsumerSide(QueueConnection):
             no_op=no_op,
             result_type=media_type,
             plan=plan or claim.job.plan,
+            versions=dict(versions or {}),
         )
         return await self._end(claim, job, result)
 
@@ -151,13 +155,15 @@ class ConsumerSide(QueueConnection):
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(self.key("job", delivery.job_id))
             pipe.get(self.key("input", delivery.job_id))
-            pipe.hmget(self.key("checkpoint", delivery.job_id), "num_tasks", "picture")
-            fields, image, (num_tasks, picture) = await pipe.execute()
+            pipe.hmget(self.key("checkpoint", delivery.job_id), "num_tasks", "picture", "versions")
+            fields, image, (num_tasks, picture, versions) = await pipe.execute()
         job = from_fields(fields)
         if job is None or job.status.is_final:
             await self._streams[stage].drop(delivery)
             return None
-        checkpoint = Checkpoint(int(num_tasks), picture) if num_tasks else None
+        checkpoint = None
+        if num_tasks:
+            checkpoint = Checkpoint(int(num_tasks), picture, json.loads(versions))
         claim = Claim(
             delivery.entry, stage, consumer, delivery.number, job, image or b"", checkpoint
         )

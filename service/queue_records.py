@@ -9,7 +9,7 @@ import random
 import struct
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -67,6 +67,7 @@ class Checkpoint:
 
     num_tasks: int
     picture: bytes
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the plugins it started with
 
 
 # Compared by identity: a job holds a dict and cannot be hashed.

@@ -98,12 +98,13 @@ return 1
 """
 )
 
-# Extra KEY: checkpoint. ARGV from 8: number of tasks done, picture.
+# Extra KEY: checkpoint. ARGV from 8: number of tasks done, picture, versions of the plugins.
 SAVE = (
     _PRELUDE
     + """
 if not may_act() then return 0 end
-redis.call('HSET', KEYS[5], 'num_tasks', ARGV[8], 'picture', ARGV[9])
+redis.call('HSET', KEYS[5], 'num_tasks', ARGV[8], 'picture', ARGV[9],
+  'versions', ARGV[10])
 redis.call('EXPIRE', KEYS[5], ARGV[1])
 return 1
 """

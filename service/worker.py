@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +29,8 @@ from service.images import ImageLimits
 from service.job_queue import Claim, JobQueue, Stage, error_of
 from service.jobs import WorkerInfo
 from service.metrics import EngineMetrics
+from service.plugin_manifest import Published
+from service.queue_plugins import FleetPlugins
 from service.queue_records import is_late, late_error
 from service.worker_ends import Ends
 from service.worker_previews import show_preview
@@ -36,6 +38,7 @@ from service.worker_rows import Backoff, Pace, Row, checkpoint_of, pixels_of
 
 log = logging.getLogger(__name__)
 
+FOLLOW_PAUSE_S = 0.25
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
 
 
@@ -48,6 +51,9 @@ class StepEngine(Protocol):
     def has_work(self) -> bool: ...
     @property
     def plugins(self) -> tuple[str, ...]: ...
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+    def follow(self, published: Published) -> Mapping[str, str]: ...
     def add(self, edit: Edit) -> None: ...
     def abort(self, edit_id: str) -> None: ...
     def step(self) -> Sequence[Update]: ...
@@ -75,6 +81,8 @@ class Worker:
         self._wants_to_be_empty = False  # to run a job alone that may end the process
         self._rows: dict[str, Row] = {}
         self._ends = Ends(queue, self.metrics, settings.limits, self._rows)
+        self._fleet = FleetPlugins(queue, settings.backbone)
+        self._published, self._faults = Published(), dict[str, str]()
         self._backoff = Backoff()
         self._pace = Pace()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -88,12 +96,14 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeper = tasks.create_task(self._keep_alive())
+                follower = tasks.create_task(self._follow_plugins())
                 is_idle = False
                 while not (self.is_stopping or (burst and is_idle)):
                     is_idle = await self._cycle(0.0 if burst else IDLE_BLOCK_S)
                 await self._drain()
                 self._is_drained = True
                 keeper.cancel()
+                follower.cancel()
             await self._say_goodbye()
         finally:
             self._thread.shutdown(wait=False)
@@ -175,7 +185,8 @@ class Worker:
             checkpoint = row.claim.checkpoint
             pixels = pixels_of(checkpoint) if checkpoint else row.photo.pixels
             wishes = (request.steps, request.seed, row.num_done, request.previews)
-            self.engine.add(Edit(row.id, pixels, row.plugins, *wishes))
+            versions = checkpoint.versions if checkpoint else {}
+            self.engine.add(Edit(row.id, pixels, row.plugins, *wishes, versions))
         except Exception as error:
             self._ends.fail(row, error)
 
@@ -214,7 +225,7 @@ class Worker:
         row = self._live(done.id)
         if row is None:
             return
-        checkpoint = await asyncio.to_thread(checkpoint_of, done.task, done.pixels)
+        checkpoint = await asyncio.to_thread(checkpoint_of, done)
         try:
             row.is_lost = not await self.queue.save(row.claim, checkpoint)
         except QueueUnavailable as error:
@@ -249,6 +260,16 @@ class Worker:
                 log.warning("leases cannot be renewed: %s", error)
             await asyncio.sleep(pause_s)
 
+    async def _follow_plugins(self) -> None:
+        """Load what is published, on the side: loading may take longer than a lease."""
+        while not self._is_drained:
+            with contextlib.suppress(QueueUnavailable):
+                if await self._fleet.generation() != self._published.generation:
+                    self._published = await self._fleet.published()
+                    follow = self.engine.follow
+                    self._faults = dict(await asyncio.to_thread(follow, self._published))
+            await asyncio.sleep(FOLLOW_PAUSE_S)
+
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
             name=self.settings.name,
@@ -256,6 +277,8 @@ class Worker:
             backbone=self.settings.backbone,
             device=self.settings.device,
             plugins=self.engine.plugins,
+            versions=dict(self.engine.versions),
+            faults=self._faults,
             free_slots=self.engine.num_free_slots,
             step_s_per_mpx=self._pace.step_s_per_mpx,
         )

@@ -43,7 +43,7 @@ class Ends:
     def complete(self, row: Row, done: EditDone) -> None:
         engine_s = {"prepare_s", "denoise_s", "finish_s"}
         row.measure(**done.timings.model_dump(include=engine_s))
-        self._start(row, lambda: self._encode_and_complete(row, done.restored))
+        self._start(row, lambda: self._encode_and_complete(row, done))
 
     def complete_untouched(self, row: Row) -> None:
         self._start(row, lambda: self._write_untouched(row))
@@ -60,15 +60,17 @@ class Ends:
         record = _record(row.claim, error)
         self._start(row, lambda: self._write_failure(row, record))
 
-    async def _encode_and_complete(self, row: Row, restored: UnitPixels) -> bool:
+    async def _encode_and_complete(self, row: Row, done: EditDone) -> bool:
         start = time.perf_counter()
         try:
-            result = await asyncio.to_thread(self._encode, row, restored)
+            result = await asyncio.to_thread(self._encode, row, done.restored)
         except Exception as error:
             return await self._write_failure(row, _record(row.claim, error))
         row.measure(encode_s=time.perf_counter() - start)
         media_type = images.MEDIA_TYPES[row.claim.job.request.output_format]
-        return await self._queue.complete(row.claim, result, media_type, row.timings)
+        return await self._queue.complete(
+            row.claim, result, media_type, row.timings, versions=done.versions
+        )
 
     def _encode(self, row: Row, restored: UnitPixels) -> bytes:
         mask = images.read_mask(row.claim.mask, self._limits, row.photo.shape)

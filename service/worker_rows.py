@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from service.engine.updates import TaskDone
 from service.images import Photo, Pixels
 from service.jobs import JobStatus, Plan, Timings
 from service.queue_records import Checkpoint, Claim
@@ -44,11 +45,11 @@ class Row:
         self.timings = self.timings.model_copy(update=seconds)
 
 
-def checkpoint_of(num_tasks: int, pixels: Pixels) -> Checkpoint:
+def checkpoint_of(done: TaskDone) -> Checkpoint:
     """Lossless, so that a resumed job ends with the same picture."""
     buffer = io.BytesIO()
-    np.save(buffer, pixels, allow_pickle=False)
-    return Checkpoint(num_tasks, buffer.getvalue())
+    np.save(buffer, done.pixels, allow_pickle=False)
+    return Checkpoint(done.task, buffer.getvalue(), done.versions)
 
 
 def pixels_of(checkpoint: Checkpoint) -> Pixels:

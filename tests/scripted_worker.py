@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from service.engine.updates import EditDone, StepDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
+from service.plugin_manifest import Published
 from service.settings import Settings
 from service.worker import Worker, WorkerSettings
 
@@ -32,6 +34,7 @@ def mark_of(pid: int) -> int:
 
 class ScriptedEngine:
     plugins = ("derain",)
+    versions = MappingProxyType({"derain": "1.0.0"})
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -44,6 +47,9 @@ class ScriptedEngine:
     @property
     def has_work(self) -> bool:
         return bool(self.edits)
+
+    def follow(self, published: Published) -> dict[str, str]:
+        return {}
 
     def add(self, edit: Edit) -> None:
         self.edits[edit.id] = edit

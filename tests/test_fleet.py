@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loadtests.chaos import Load, run_chaos, settings_of, write_store
+from loadtests.chaos import Load, run_chaos
+from loadtests.chaos_jobs import write_store
 from loadtests.fleet import Fleet
 from service.engine.engine import build_engine
 from service.engine.trajectory import Edit
@@ -20,6 +21,7 @@ from service.images import encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask
 from service.queue_letters import DeadLetters
+from service.redis_server import PrivateRedis
 from service.settings import Settings
 from tests.scripted_worker import BLOCK_S, DEADLY, GOOD, SLOW, mark_of, serve_scripted
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
@@ -141,12 +143,13 @@ async def test_a_job_goes_on_at_the_task_that_was_interrupted(
         np.testing.assert_array_equal(np.asarray(result), alone)
 
 
-async def test_no_job_is_lost_doubled_or_stuck_while_workers_are_killed(
-    redis_url: str, tmp_path: Path
-) -> None:
+async def test_no_job_is_lost_doubled_or_stuck_while_everything_is_killed(tmp_path: Path) -> None:
     load = Load(num_jobs=200, seconds=15.0, kill_every_s=3.0, timeout_s=TIMEOUT_S, lease_s=1.0)
     write_store(tmp_path)
-    report = await run_chaos(load, settings_of(load, redis_url, tmp_path))
-    assert report.is_good, report
-    assert report.succeeded + report.failed == report.jobs == 200
-    assert report.kills >= 4 and report.retried > 0, report
+    with PrivateRedis(is_durable=True) as redis:
+        report = await run_chaos(load, redis, tmp_path)
+    outcome, kills = report.outcome, report.kills
+    assert outcome.is_good, report
+    assert outcome.succeeded + outcome.failed == outcome.jobs == 200
+    assert kills.worker_kills >= 4 and outcome.retried > 0, report
+    assert (kills.selector_kills, kills.redis_kills) == (2, 1), report

@@ -18,6 +18,8 @@ LAYERS = {
     "service.images": 1,
     "service.image": 1,  # image_files and its family: what images is made of
     "service.plugin_manifest": 1,
+    "service.plugin_versions": 1,
+    "service.plugin_publish": 3,
     "service.logs": 1,
     "service.metrics": 3,
     "service.job_queue": 2,

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from service.images import Pixels, encode
 from service.job_queue import JobQueue, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask
+from service.plugin_manifest import Published
 from service.selector.process import SelectorProcess
 from service.settings import Settings
 
@@ -20,7 +22,9 @@ class WordPlanner:
     """Plans by one word of the instruction, so that the process is tested alone."""
 
     plugins = ("derain",)
+    versions = MappingProxyType({"derain": "1.0.0"})
     reads_images = True
+    published = Published()
 
     def plan(self, pixels: Pixels | None, instruction: str) -> Plan:
         assert pixels is not None

@@ -20,6 +20,7 @@ from service.image_png import write_png_16
 from service.images import ImageLimits, encode, read_photo
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings
+from service.plugin_manifest import Published
 from service.queue_records import pack_input
 from service.redis_server import PrivateRedis
 from service.worker import Worker, WorkerSettings
@@ -45,6 +46,13 @@ class InvertingEngine:
     @property
     def plugins(self) -> tuple[str, ...]:
         return ("derain", "broken")
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {name: "1.0.0" for name in self.plugins}
+
+    def follow(self, published: Published) -> dict[str, str]:
+        return {}
 
     @property
     def num_free_slots(self) -> int:

@@ -92,6 +92,7 @@ def job_message(job: Job) -> pb.Job:
         created_at=job.created_at,
         deadline_at=job.deadline_at,
         finished_at=job.finished_at,
+        versions=job.versions,
     )
 
 
@@ -104,6 +105,7 @@ def edit_message(job: Job, image: bytes, media_type: str) -> pb.EditResponse:
         no_op=job.no_op,
         seed=job.request.seed,
         timings=timings_message(job.timings),
+        versions=job.versions,
     )
 
 

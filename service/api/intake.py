@@ -14,6 +14,7 @@ from service.images import ImageLimits, check_files, media_type, upright_size
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
 from service.plugin_manifest import PluginManifest, installed_plugins
+from service.queue_plugins import FleetPlugins
 from service.queue_records import OnceKey, Stage, error_of, pack_input
 from service.settings import Settings
 
@@ -28,6 +29,7 @@ class Intake:
     def __init__(self, queue: JobQueue, settings: Settings) -> None:
         self.queue = queue
         self._settings = settings
+        self._fleet = FleetPlugins(queue, settings.base)
         self.limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
@@ -111,10 +113,11 @@ class Intake:
         return None if edit_s is None else plan_s + edit_s
 
     async def plugins(self) -> dict[str, PluginManifest]:
-        """Installed plugins by name."""
-        return await asyncio.to_thread(
+        """The plugins that are served, by name."""
+        installed = await asyncio.to_thread(
             installed_plugins, self._settings.plugins_store, self._settings.base
         )
+        return (await self._fleet.published()).over(installed)
 
     async def live(self) -> tuple[list[WorkerInfo], list[WorkerInfo]]:
         """Live workers and live selectors."""

@@ -193,6 +193,7 @@ def _headers_of(job: Job) -> dict[str, str]:
         "X-Job-Id": job.id,
         "X-Seed": str(job.request.seed),
         "X-Plan": json.dumps(plan, separators=(",", ":")),
+        "X-Versions": json.dumps(job.versions, separators=(",", ":")),
         "X-No-Op": str(job.no_op).lower(),
         "Server-Timing": _server_timing(job.timings),
     }

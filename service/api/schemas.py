@@ -158,6 +158,7 @@ class EditAnswer(Record):
     status: JobStatus
     plan: Plan | None
     seed: int
+    versions: dict[str, str] = Field(description="Of the plugins that it ran on.")
     no_op: bool = Field(description="Nothing was to be done: the result is the input.")
     timings: Timings
     result: ResultFile
@@ -170,6 +171,7 @@ class EditAnswer(Record):
             status=job.status,
             plan=job.plan,
             seed=job.request.seed,
+            versions=job.versions,
             no_op=job.no_op,
             timings=job.timings,
             result=file,

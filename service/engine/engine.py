@@ -5,7 +5,7 @@ It runs in a notebook as well as in a worker: it knows no queue, no HTTP and no 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from service.engine.updates import (
 )
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
+from service.plugin_manifest import Published
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +59,27 @@ class Engine:
         """Names of the resident plugins."""
         return self.runner.store.resident
 
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Of the plugins that new edits get."""
+        return self.runner.store.versions
+
+    def follow(self, published: Published) -> dict[str, str]:
+        """Serve new edits with what was published; by name, why a plugin is not followed.
+
+        It may run in another thread than step().
+        """
+        return self.runner.store.follow(published)
+
     def add(self, edit: Edit) -> None:
         """Take an edit with at least one plugin; UnknownPlugin if one of them is not installed."""
         if not edit.plugins[edit.num_done :]:
             raise errors.InvalidRequest("an edit needs at least one plugin to run")
-        for name in edit.plugins:
-            self.runner.store.get(name)
-        self.scheduler.add(Trajectory(edit, edit.pixels, task=edit.num_done))
+        versions = dict(edit.versions)
+        for name in edit.plugins[edit.num_done :]:
+            plugin = self.runner.store.get(name, edit.versions.get(name))
+            versions[name] = plugin.manifest.version
+        self.scheduler.add(Trajectory(edit, edit.pixels, versions, task=edit.num_done))
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
@@ -101,10 +116,11 @@ class Engine:
     def _finish_task(self, trajectories: list[Trajectory]) -> list[Update]:
         (trajectory,) = trajectories
         restored = self.runner.finish(trajectory)
-        done = EditDone(trajectory.edit.id, restored, trajectory.timings, trajectory.num_steps_done)
+        t = trajectory
+        done = EditDone(t.edit.id, restored, t.timings, t.num_steps_done, t.versions)
         if not trajectory.is_last_task:
             trajectory.start_next_task(done.pixels)
-            return [TaskDone(trajectory.edit.id, trajectory.task, done.pixels)]
+            return [TaskDone(trajectory.edit.id, trajectory.task, done.pixels, done.versions)]
         self.scheduler.remove(trajectory.edit.id)
         return [done]
 

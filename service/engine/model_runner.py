@@ -51,7 +51,8 @@ class ModelRunner:
                 trajectory.stage = Stage.DENOISING
 
     def _prepared(self, trajectory: Trajectory, features: Tensor, mark: Mark) -> Prepared:
-        plugin = self.store.get(trajectory.plugin_name)
+        name = trajectory.plugin_name
+        plugin = self.store.get(name, trajectory.versions.get(name))
         table = self._table_of(trajectory.edit.steps or plugin.manifest.default_steps)
         shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
         views = shifted_views(trajectory.pixels, shifts, self.backbone.pixel_multiple)

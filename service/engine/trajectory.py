@@ -4,6 +4,7 @@ Edit is what a caller hands in. Trajectory is the engine's own, mutable state of
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -21,7 +22,8 @@ from service.jobs import Progress, Timings
 class Edit:
     """Restore `pixels` (H, W, 3) with `plugins` one after the other; steps None: their defaults.
 
-    `num_done` of the plugins have run already, and `pixels` are what they made.
+    `num_done` of the plugins have run already, and `pixels` are what they made. `versions` are
+    those that an edit which is resumed has started with.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Edit:
     seed: int = 0
     num_done: int = 0
     num_previews: int = 0  # at most; evenly spread over the steps of all tasks
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stage(Enum):
@@ -66,6 +69,7 @@ class Trajectory:
 
     edit: Edit
     pixels: Pixels  # input of the current task
+    versions: Mapping[str, str]  # of its plugins, to its end
     task: int = 0
     step: int = 0
     num_steps_done: int = 0  # of all tasks

@@ -1,6 +1,7 @@
 """What engine.step() reports to its owner."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class TaskDone:
     id: str
     task: int
     pixels: Pixels
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class EditDone:
     restored: UnitPixels
     timings: Timings
     num_steps: int = 0  # that were denoised here, summed over tasks
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the plugins it ran on
 
     @property
     def pixels(self) -> Pixels:

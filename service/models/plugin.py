@@ -27,7 +27,7 @@ class Plugin(nn.Module):
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
         """Read and check one plugin folder; UnknownPlugin says what is wrong with it."""
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, is_named=False)
         _check_files(folder, manifest, backbone.name)
         prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
         if manifest.output_skip and prediction != "sample":

@@ -2,26 +2,48 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
 from service.models.plugin import Plugin
-from service.plugin_manifest import installed_plugins, plugin_folder, read_manifest
+from service.plugin_manifest import (
+    PluginManifest,
+    Published,
+    installed_plugins,
+    plugin_folder,
+    read_manifest,
+    version_folder,
+)
 
 log = logging.getLogger(__name__)
 
 
 class PluginStore:
-    """Plugins by name; at most `max_resident` stay loaded, the least recently used leaves first."""
+    """Plugins by name; at most `max_resident` stay loaded, the least recently used leaves first.
+
+    Published plugins are served in their published version, all others as they lie on disk.
+    """
 
     def __init__(self, root: Path, backbone: Backbone, max_resident: int = 32) -> None:
         self._root, self._backbone, self._max_resident = root, backbone, max_resident
-        self._resident: OrderedDict[str, Plugin] = OrderedDict()
+        self._resident: OrderedDict[tuple[str, str], Plugin] = OrderedDict()  # by name and digest
+        self._published: Mapping[str, PluginManifest | None] = {}
+        self._current: dict[str, str] = {}
+        self._lock = Lock()  # follow() may run beside get()
 
     @property
     def resident(self) -> tuple[str, ...]:
-        return tuple(self._resident)
+        """Names, without repetition: an old version stays while there is room."""
+        with self._lock:
+            return tuple(dict.fromkeys(name for name, _ in self._resident))
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """By name, of what was served last."""
+        return dict(self._current)
 
     def load_all(self) -> None:
         """Load every installed plugin that fits, so that no request waits for a file."""
@@ -31,18 +53,88 @@ class PluginStore:
             except UnknownPlugin as error:
                 log.warning("plugin %s is not served: %s", name, error)
 
-    def get(self, name: str) -> Plugin:
+    def follow(self, published: Published) -> dict[str, str]:
+        """Serve what was published; by name, what is wrong with those that cannot be loaded.
+
+        A version that cannot be loaded changes nothing: the one before goes on.
+        """
+        following: dict[str, PluginManifest | None] = {}
+        faults: dict[str, str] = {}
+        for name, manifest in published.plugins.items():
+            try:
+                if manifest is not None:
+                    self._load(manifest)
+            except (UnknownPlugin, OSError) as error:
+                log.warning("plugin %s is not followed: %s", name, error)
+                faults[name] = str(error)
+                if name in self._published:
+                    following[name] = self._published[name]
+            else:
+                following[name] = manifest
+        self._published = following
+        self._note_versions(following)
+        return faults
+
+    def get(self, name: str, version: str | None = None) -> Plugin:
         """The plugin, loaded if it is new or changed on disk; UnknownPlugin if it is not there.
 
-        A running edit keeps the object it got, so replacing or removing files disturbs nothing.
+        `version` is preferred, if it is still to be had: jobs end with what they started with. A
+        running edit keeps the object it got, so replacing or removing files disturbs nothing.
         """
-        folder = plugin_folder(self._root, self._backbone.name, name)
-        manifest = read_manifest(folder)
-        held = self._resident.get(name)
-        if held is None or held.manifest.digest != manifest.digest:
-            held = Plugin.load(folder, self._backbone)
-            self._resident[name] = held
-        self._resident.move_to_end(name)
-        while len(self._resident) > self._max_resident:
-            self._resident.popitem(last=False)
+        if version is not None and (found := self._find(name, version)) is not None:
+            return found
+        plugin = self._load(self._served(name))
+        self._current[name] = plugin.manifest.version
+        return plugin
+
+    def _note_versions(self, following: Mapping[str, PluginManifest | None]) -> None:
+        for name, manifest in following.items():
+            if manifest is None:
+                self._current.pop(name, None)
+            else:
+                self._current[name] = manifest.version
+
+    def _served(self, name: str) -> PluginManifest:
+        if name not in self._published:
+            return read_manifest(plugin_folder(self._root, self._backbone.name, name))
+        manifest = self._published[name]
+        if manifest is None:
+            raise UnknownPlugin(f"plugin {name!r} was removed from the fleet")
+        return manifest
+
+    def _find(self, name: str, version: str) -> Plugin | None:
+        """That very version: resident, or on disk."""
+        with self._lock:
+            for (held, _), plugin in reversed(self._resident.items()):  # the one used last
+                if held == name and plugin.manifest.version == version:
+                    return plugin
+        folder = version_folder(self._root, self._backbone.name, name, version)
+        if not folder.is_dir():
+            return None
+        return self._load(read_manifest(folder, is_named=False))
+
+    def _load(self, manifest: PluginManifest) -> Plugin:
+        """What the manifest describes, from memory or from disk."""
+        key = (manifest.name, manifest.digest)
+        with self._lock:
+            held = self._resident.get(key)
+        if held is None:
+            held = Plugin.load(self._folder_of(manifest), self._backbone)
+        with self._lock:
+            self._resident[key] = held
+            self._resident.move_to_end(key)
+            while len(self._resident) > self._max_resident:
+                self._resident.popitem(last=False)
         return held
+
+    def _folder_of(self, manifest: PluginManifest) -> Path:
+        kept = version_folder(self._root, self._backbone.name, manifest.name, manifest.version)
+        if kept.is_dir() and read_manifest(kept, is_named=False).digest == manifest.digest:
+            return kept
+        folder = plugin_folder(self._root, self._backbone.name, manifest.name)
+        if read_manifest(folder).digest != manifest.digest:
+            raise UnknownPlugin(
+                f"{manifest.name} {manifest.version} ({manifest.digest}) is not in {folder}; "
+                "all processes of a fleet need the same plugins_store"
+            )
+        return folder

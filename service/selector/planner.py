@@ -14,7 +14,7 @@ from torch import Tensor
 from service.errors import InvalidRequest
 from service.images import Pixels
 from service.jobs import Plan, PlannedTask
-from service.plugin_manifest import PluginManifest, installed_plugins
+from service.plugin_manifest import PluginManifest, Published, installed_plugins
 from service.selector.mapping import MappingTable
 from service.selector.order import clauses_of, stated_order
 from service.selector.scoring import Scorer, TextPrototype, similarities
@@ -24,14 +24,16 @@ Stamp = tuple[tuple[str, int], ...]
 
 
 class Vision(Protocol):
+    def follow(self, published: Published) -> None: ...
     def prompts(self, pixels: Pixels, names: Sequence[str]) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class Installed:
-    """The plugins as they were when the manifests had these times."""
+    """The plugins as they were when the manifests had these times, under what was published."""
 
     stamp: Stamp
+    generation: int
     manifests: dict[str, PluginManifest]
     new_tasks: dict[str, TextPrototype]  # of those that are no label of the selector
 
@@ -45,12 +47,18 @@ class Planner:
         self.scorer, self.mapping = scorer, mapping
         self._store, self._base, self._vision = store, base, vision
         self._labels = scorer.prototypes()
-        self._installed = Installed((), {}, {})
+        self._installed = Installed((), 0, {}, {})
+        self.published = Published()  # set it at any time; the next plan follows
 
     @property
     def plugins(self) -> tuple[str, ...]:
         """Names of the installed plugins."""
         return tuple(self._current().manifests)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """By name, of the installed plugins."""
+        return {name: manifest.version for name, manifest in self._current().manifests.items()}
 
     @property
     def reads_images(self) -> bool:
@@ -118,9 +126,13 @@ class Planner:
     def _current(self) -> Installed:
         files = sorted((self._store / self._base / "plugins").glob("*/manifest.json"))
         stamp = tuple((file.parent.name, file.stat().st_mtime_ns) for file in files)
-        if stamp != self._installed.stamp:
-            manifests = installed_plugins(self._store, self._base)
-            self._installed = Installed(stamp, manifests, self._new_tasks(manifests))
+        published, known = self.published, self._installed
+        if (stamp, published.generation) != (known.stamp, known.generation):
+            manifests = published.over(installed_plugins(self._store, self._base))
+            if self._vision is not None and published.generation != known.generation:
+                self._vision.follow(published)
+            new_tasks = self._new_tasks(manifests)
+            self._installed = Installed(stamp, published.generation, manifests, new_tasks)
         return self._installed
 
     @torch.inference_mode()

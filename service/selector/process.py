@@ -18,6 +18,7 @@ from service.errors import DiffPluginError, EditFailed, QueueUnavailable
 from service.images import ImageLimits, Pixels, decode, media_type
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage
 from service.jobs import JobError, Plan, WorkerInfo
+from service.queue_plugins import FleetPlugins
 from service.selector.planner import Planner, load_planner
 from service.settings import Settings
 
@@ -49,6 +50,7 @@ class SelectorProcess:
     def __init__(self, queue: JobQueue, planner: Planner, settings: Settings) -> None:
         self.name = f"selector-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._queue, self._planner, self._settings = queue, planner, settings
+        self._fleet = FleetPlugins(queue, settings.base)
         self._claims: list[Claim] = []
         self._limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
@@ -117,12 +119,17 @@ class SelectorProcess:
         """Heartbeats, and the lease of the job at hand, however long its planning takes."""
         pause_s = min(self._settings.heartbeat_s, self._queue.settings.lease_s / 4)
         while not stop.is_set():  # a cancel that arrives with Redis' answer can get lost in it
-            info = WorkerInfo(
-                name=self.name, role="selector", backbone=self._settings.base, device="cpu",
-                plugins=self._planner.plugins, free_slots=1,
-            )  # fmt: skip
             with contextlib.suppress(QueueUnavailable):
+                await self._follow_plugins()
+                info = WorkerInfo(
+                    name=self.name, role="selector", backbone=self._settings.base, device="cpu",
+                    plugins=self._planner.plugins, versions=self._planner.versions, free_slots=1,
+                )  # fmt: skip
                 await self._queue.heartbeat(info)
                 await self._queue.renew(self._claims)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)
+
+    async def _follow_plugins(self) -> None:
+        if await self._fleet.generation() != self._planner.published.generation:
+            self._planner.published = await self._fleet.published()

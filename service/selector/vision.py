@@ -10,6 +10,7 @@ from service.errors import UnknownPlugin
 from service.images import Pixels
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
+from service.plugin_manifest import Published
 
 
 class PromptReader:
@@ -18,6 +19,9 @@ class PromptReader:
     def __init__(self, store: Path, base: str, device: str) -> None:
         self._backbone = Backbone.load(store / base, pick_device(device))
         self._plugins = PluginStore(store, self._backbone)
+
+    def follow(self, published: Published) -> None:
+        self._plugins.follow(published)
 
     @torch.inference_mode()
     def prompts(self, pixels: Pixels, names: Iterable[str]) -> dict[str, Tensor]:

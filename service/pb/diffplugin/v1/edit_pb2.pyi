@@ -92,7 +92,14 @@ class EditRequest(_message.Message):
     def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ..., plugins: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., mask: _Optional[bytes] = ..., output_quality: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., strength: _Optional[float] = ..., previews: _Optional[int] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("id", "image", "media_type", "plan", "no_op", "seed", "timings")
+    __slots__ = ("id", "image", "media_type", "plan", "no_op", "seed", "timings", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +107,7 @@ class EditResponse(_message.Message):
     NO_OP_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     image: bytes
     media_type: str
@@ -107,7 +115,8 @@ class EditResponse(_message.Message):
     no_op: bool
     seed: int
     timings: Timings
-    def __init__(self, id: _Optional[str] = ..., image: _Optional[bytes] = ..., media_type: _Optional[str] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., no_op: _Optional[bool] = ..., seed: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., image: _Optional[bytes] = ..., media_type: _Optional[str] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., no_op: _Optional[bool] = ..., seed: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EditStreamRequest(_message.Message):
     __slots__ = ("edit",)
@@ -216,7 +225,14 @@ class CancelEditResponse(_message.Message):
     def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "status", "plan", "progress", "timings", "error", "no_op", "seed", "attempt", "created_at", "deadline_at", "finished_at")
+    __slots__ = ("id", "status", "plan", "progress", "timings", "error", "no_op", "seed", "attempt", "created_at", "deadline_at", "finished_at", "versions")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +245,7 @@ class Job(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_AT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     status: JobStatus
     plan: TaskPlan
@@ -241,7 +258,8 @@ class Job(_message.Message):
     created_at: float
     deadline_at: float
     finished_at: float
-    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., no_op: _Optional[bool] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., created_at: _Optional[float] = ..., deadline_at: _Optional[float] = ..., finished_at: _Optional[float] = ...) -> None: ...
+    versions: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[str] = ..., status: _Optional[_Union[JobStatus, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., no_op: _Optional[bool] = ..., seed: _Optional[int] = ..., attempt: _Optional[int] = ..., created_at: _Optional[float] = ..., deadline_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., versions: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("code", "detail")
