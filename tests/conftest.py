@@ -8,6 +8,28 @@ import redis
 from service.job_queue import JobQueue, QueueSettings
 from service.redis_server import PrivateRedis
 
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests marked full too: minutes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --full, leave out what takes minutes; the report says how many tests that are."""
+    if config.getoption("full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    config.stash[LEFT_OUT] = len(left_out)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    num = config.stash.get(LEFT_OUT, 0)
+    return [f"{num} tests marked full are left out; pytest --full runs them"] if num else []
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[PrivateRedis]:

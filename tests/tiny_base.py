@@ -35,7 +35,12 @@ def write_tiny_base(store: Path) -> None:
 
 
 def write_tiny_plugin(
-    store: Path, name: str, seed: int, default_steps: int = 4, num_shifts: int = 1
+    store: Path,
+    name: str,
+    seed: int,
+    default_steps: int = 4,
+    num_shifts: int = 1,
+    version: str = "1.0.0",
 ) -> PluginManifest:
     """A plugin of base "tiny" whose residuals and gain are not zero and depend on `seed`."""
     torch.manual_seed(seed)
@@ -45,7 +50,7 @@ def write_tiny_plugin(
     manifest = PluginManifest(
         name=name,
         title=f"Task {name}",
-        version="1.0.0",
+        version=version,
         base=BASE,
         example_instructions=(f"please {name} this",),
         default_steps=default_steps,
