@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from service.models.output_stage import OutputStage
+from service.models.tone import Tone, transform
 from service.plugin_manifest import OutputStageConfig
 
 CONFIG = OutputStageConfig(patch_size=2, channels=(8, 8, 12))
@@ -31,6 +32,30 @@ def test_padding_of_an_odd_size_leaves_the_inside_as_it_is() -> None:
     stage = OutputStage(CONFIG)
     torch.nn.init.normal_(stage.conv_out.weight, std=0.1)
     images, restored = torch.rand(2, 1, 3, 128, 128) * 2 - 1
-    whole = stage(images, restored)[..., :40, :40]
-    part = stage(images[..., :121, :119], restored[..., :121, :119])[..., :40, :40]
+    whole = stage.refine(images, restored)[..., :40, :40]
+    part = stage.refine(images[..., :121, :119], restored[..., :121, :119])[..., :40, :40]
     assert torch.allclose(whole, part, atol=1e-5)
+
+
+def test_a_transform_is_linear_in_its_terms() -> None:
+    images, restored = torch.rand(2, 1, 3, 4, 4) * 2 - 1
+    coefficients = torch.zeros(1, 3, 13, 4, 4)
+    coefficients[:, 0, 4] = 0.5  # red takes half the input's green
+    coefficients[:, 2, 12] = 0.1  # blue takes a constant
+    toned = transform(coefficients.flatten(1, 2), images, restored)
+    expected = restored.clone()
+    expected[:, 0] += 0.5 * images[:, 1]
+    expected[:, 2] += 0.1
+    assert torch.allclose(toned, expected, atol=1e-6)
+
+
+def test_tone_depends_on_the_whole_photo() -> None:
+    torch.manual_seed(0)
+    tone = Tone()
+    torch.nn.init.normal_(tone.head.weight, std=0.1)
+    images, restored = torch.rand(2, 1, 3, 128, 128) * 2 - 1
+    other = images.clone()
+    other[..., 64:] = 1.0
+    assert not torch.allclose(
+        tone(other, restored)[..., :40], tone(images, restored)[..., :40], atol=1e-3
+    )

@@ -1,6 +1,7 @@
-"""The output stage: a small U-Net in pixels that refines a restored photo, seeing the input too.
+"""The output stage: sets the tone of a restored photo and refines it in pixels, seeing the input.
 
-The codec's patches and the UNet's narrow levels blur what lies below 8 pixels; here it is put back.
+The base's narrow levels miss the tone of the whole by a little, and blur what lies below 8 pixels:
+a colour transform (tone.py) and then a small U-Net in pixels put both right.
 Like the controllable feature wrapping of StableSR (Wang et al. 2023) it comes after the decoder and
 reads the degraded photo; unlike it, it works on pixels and belongs to one plugin.
 """
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.models.tone import Tone
 from service.plugin_manifest import OutputStageConfig
 
 
@@ -19,6 +21,7 @@ class OutputStage(nn.Module):
         super().__init__()
         self.config = config
         widths, patch = config.channels, config.patch_size
+        self.tone = Tone()
         self.conv_in = nn.Conv2d(6 * patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         pairs = list(zip(widths, widths[1:], strict=False))
@@ -37,6 +40,10 @@ class OutputStage(nn.Module):
 
     def forward(self, images: Tensor, restored: Tensor) -> Tensor:
         """images, restored (B, 3, H, W) in [-1, 1] -> the refined photos, same shape."""
+        return self.refine(images, self.tone(images, restored))
+
+    def refine(self, images: Tensor, restored: Tensor) -> Tensor:
+        """The U-Net alone: local, so that a large photo may come in parts that overlap."""
         height, width = restored.shape[-2:]
         both = torch.cat([images, restored], 1)
         padding = (0, -width % self.multiple, 0, -height % self.multiple)

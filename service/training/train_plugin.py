@@ -210,6 +210,6 @@ def _stage_line(recipe: PluginRecipe) -> str:
     if not recipe.stage_steps:
         return ""
     return (
-        f"Then the output stage: {recipe.stage_steps} steps of 8 parts of 128 px of "
+        f"Then the output stage: {recipe.stage_steps} steps of 4 of "
         f"{recipe.stage_pairs} restored crops.\n"
     )

@@ -1,7 +1,7 @@
 """Train a plugin's output stage on what its frozen networks really restore (docs/nano.md).
 
 The base and the plugin are run once over a set of crops, as the engine runs them; the stage, which
-is far cheaper, then sees random parts of these pairs many times.
+is far cheaper, then sees these pairs many times.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,8 +31,7 @@ class StageSettings:
 
     steps: int = 1000
     num_pairs: int = 480
-    size: int = 128
-    batch_size: int = 8
+    batch_size: int = 4
     lr: float = 1e-3
     num_steps: int = 1
     num_shifts: int = 2
@@ -73,7 +72,7 @@ def train_stage(
     pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
 
     def open_crops(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
-        crops = PartDataset(pairs, settings.size, (settings.seed, stream))
+        crops = RestoredDataset(pairs, (settings.seed, stream))
         return DataLoader(crops, settings.batch_size)
 
     loop_settings = loop.LoopSettings(
@@ -117,26 +116,21 @@ def restored_pairs(
     return pairs
 
 
-class PartDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
-    """Endless random parts of the pairs, mirrored by chance: (6, size, size), target, task."""
+class RestoredDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
+    """The pairs in random order without end, mirrored by chance: (6, S, S), target, task."""
 
-    def __init__(self, pairs: Pairs, size: int, seed: tuple[int, ...]) -> None:
-        self.pairs, self.size, self.seed = pairs, size, seed
+    def __init__(self, pairs: Pairs, seed: tuple[int, ...]) -> None:
+        self.pairs, self.seed = pairs, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         rng = np.random.default_rng(self.seed)
-        num, _, height, width = self.pairs["image"].shape
-        size = min(self.size, height, width)
         while True:
-            k = int(rng.integers(num))
-            top, left = (int(rng.integers(side - size + 1)) for side in (height, width))
-            window = (slice(None), slice(top, top + size), slice(left, left + size))
-            image = _to_unit(self.pairs["image"][k][window])
-            target = _to_unit(self.pairs["target"][k][window])
-            both = torch.cat([image, self.pairs["restored"][k][window].float()])
-            if rng.random() < 0.5:
-                both, target = both.flip(-1), target.flip(-1)
-            yield both, target, int(self.pairs["task"][k])
+            for k in rng.permutation(len(self.pairs["task"])):
+                image, target = (_to_unit(self.pairs[name][k]) for name in ("image", "target"))
+                both = torch.cat([image, self.pairs["restored"][k].float()])
+                if rng.random() < 0.5:
+                    both, target = both.flip(-1), target.flip(-1)
+                yield both, target, int(self.pairs["task"][k])
 
 
 def _to_bytes(images: Tensor) -> Tensor:

@@ -1,0 +1,52 @@
+"""A colour transform predicted from the whole photo and applied to every pixel, smooth over it.
+
+As in HDRNet (Gharbi et al. 2017) a small network on a reduced copy gives coefficients on a coarse
+grid; here they weigh the colours of input and restored photo, their squares and one.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SEEN = 64  # side of the reduced copy
+WIDTHS = (24, 32, 48, 64)
+NUM_TERMS = 13
+
+
+class Tone(nn.Module):
+    """coefficients() of a whole photo, then transform() of it or of any part. Fresh: no change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        pairs = zip((6, *WIDTHS), WIDTHS, strict=False)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairs)
+        self.whole = nn.Linear(WIDTHS[-1], WIDTHS[-1])
+        self.head = nn.Conv2d(2 * WIDTHS[-1], 3 * NUM_TERMS, 1)
+        torch.nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        torch.nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor, restored: Tensor) -> Tensor:
+        """Whole photos (B, 3, H, W) in [-1, 1] -> the restored ones, transformed."""
+        grid = self.coefficients(images, restored)
+        size = restored.shape[-2:]
+        full = F.interpolate(grid, size, mode="bilinear", align_corners=False)
+        return transform(full, images, restored)
+
+    def coefficients(self, images: Tensor, restored: Tensor) -> Tensor:
+        """(B, 39, 4, 4) of whole photos (B, 3, H, W)."""
+        hidden = F.interpolate(torch.cat([images, restored], 1), (SEEN, SEEN), mode="area")
+        for conv in self.convs:
+            hidden = F.leaky_relu(conv(hidden), 0.1)
+        whole = F.leaky_relu(self.whole(hidden.mean((2, 3))), 0.1)[:, :, None, None]
+        grid: Tensor = self.head(torch.cat([hidden, whole.expand_as(hidden)], 1))
+        return grid
+
+
+def transform(coefficients: Tensor, images: Tensor, restored: Tensor) -> Tensor:
+    """restored (B, 3, H, W) plus, per colour, the weighted terms; coefficients (B, 39, H, W)."""
+    terms = torch.cat(
+        [restored, images, restored.square(), images.square(), torch.ones_like(images[:, :1])], 1
+    )
+    weights = coefficients.reshape(len(terms), 3, NUM_TERMS, *terms.shape[2:])
+    return restored + torch.einsum("bkthw,bthw->bkhw", weights, terms)
