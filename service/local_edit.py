@@ -31,7 +31,8 @@ def edit_picture(
     """Run the plan's installed plugins, with a progress bar on stderr."""
     _silence_libraries()
     store = settings.plugins_store
-    engine = build_engine(store, settings.base, settings.device, 1, settings.num_threads)
+    threads, max_pixels = settings.num_threads, settings.max_whole_pixels
+    engine = build_engine(store, settings.base, settings.device, 1, threads, max_pixels)
     engine.add(Edit(EDIT_ID, pixels, plan.runnable, steps, seed))
     with tqdm(unit="step", leave=False) as bar:
         while engine.has_work:

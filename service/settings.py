@@ -24,9 +24,12 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto: cuda if there is one, else cpu.")
     num_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: torch's default.")
 
-    max_image_bytes: int = Field(32 * 2**20, description="Larger uploads are refused (413).")
-    max_image_pixels: int = Field(4_200_000, description="Larger images are refused (413).")
-    min_image_side: int = Field(16, description="Smaller images are refused (422).")
+    max_image_bytes: int = Field(64 * 2**20, description="Larger uploads are refused (413).")
+    max_image_pixels: int = Field(36_000_000, description="Larger images are refused (413).")
+    max_whole_pixels: int = Field(
+        1_500_000, ge=65_536, description="Larger images are restored in overlapping tiles."
+    )
+    min_image_side: int = Field(1, ge=1, description="Smaller images are refused (422).")
     max_instruction_chars: int = Field(1000, description="Longer instructions are refused (422).")
     max_steps: int = Field(100, description="Most denoising steps a request may ask for.")
     max_tasks: int = Field(8, description="Most plugins a request may name.")

@@ -27,6 +27,7 @@ async def run_worker(settings: Settings) -> None:
         settings.device,
         settings.max_batch_size,
         settings.num_threads,
+        settings.max_whole_pixels,
     )
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     backbone = engine.backbone

@@ -17,7 +17,7 @@ from tests.test_images import file_of, png_with_header
 
 @pytest.fixture
 async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with serving(redis_url, tmp_path, max_image_bytes=200_000) as stack:
+    async with serving(redis_url, tmp_path, max_image_bytes=200_000, min_image_side=16) as stack:
         yield stack
 
 

@@ -23,6 +23,7 @@ from service.engine.updates import (
     TaskDone,
     Update,
 )
+from service.images import UnitPixels
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore
 from service.plugin_manifest import Published
@@ -31,14 +32,17 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[list[Trajectory]], list[Update]]
 
+MAX_WHOLE_PIXELS = 1_500_000  # larger photos are restored in tiles, after their overview
 MAX_STALL = 0.5  # of a denoising step, for admitting and again for decoding between two steps
 
 
 class Engine:
     """add() edits at any time, then call step() until has_work is false."""
 
-    def __init__(self, runner: ModelRunner, max_batch_size: int) -> None:
-        self.runner = runner
+    def __init__(
+        self, runner: ModelRunner, max_batch_size: int, max_whole_pixels: int = MAX_WHOLE_PIXELS
+    ) -> None:
+        self.runner, self.max_whole_pixels = runner, max_whole_pixels
         self.scheduler = Scheduler(max_batch_size)
         self._step_s = 0.0  # how long the last denoising step took
 
@@ -79,7 +83,8 @@ class Engine:
         for name in edit.plugins[edit.num_done :]:
             plugin = self.runner.store.get(name, edit.versions.get(name))
             versions[name] = plugin.manifest.version
-        self.scheduler.add(Trajectory(edit, edit.pixels, versions, task=edit.num_done))
+        most = self.max_whole_pixels
+        self.scheduler.add(Trajectory(edit, edit.pixels, most, versions, task=edit.num_done))
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
@@ -95,6 +100,7 @@ class Engine:
         updates += self._paced(self._decode, self.scheduler.denoised())
         for trajectory in self.scheduler.decoded():
             updates += self._isolate(self._finish_task, [trajectory])
+        updates += self._isolate(self._advance_tiles, self.scheduler.tiling())
         return updates
 
     def _prepare(self, trajectories: list[Trajectory]) -> list[Update]:
@@ -104,7 +110,7 @@ class Engine:
     def _denoise(self, batch: list[Trajectory]) -> list[Update]:
         self._step_s = self.runner.denoise(batch)
         done: list[Update] = [BatchDone(tuple(t.plugin_name for t in batch), self._step_s)]
-        return done + [StepDone(t.edit.id, t.progress) for t in batch]
+        return done + [StepDone(t.edit.id, t.progress) for t in batch if not t.large]
 
     def _preview(self, trajectories: list[Trajectory]) -> list[Update]:
         return [PreviewDone(t.edit.id, t.progress, self.runner.preview(t)) for t in trajectories]
@@ -116,6 +122,19 @@ class Engine:
     def _finish_task(self, trajectories: list[Trajectory]) -> list[Update]:
         (trajectory,) = trajectories
         restored = self.runner.finish(trajectory)
+        if trajectory.large:
+            self.runner.start_tiles(trajectory, restored)
+            return []
+        return self._end_task(trajectory, trajectory.result_of(restored))
+
+    def _advance_tiles(self, trajectories: list[Trajectory]) -> list[Update]:
+        (trajectory,) = trajectories
+        restored = self.runner.advance_tiles(trajectory)
+        if restored is None:
+            return [StepDone(trajectory.edit.id, trajectory.progress)]
+        return self._end_task(trajectory, restored)
+
+    def _end_task(self, trajectory: Trajectory, restored: UnitPixels) -> list[Update]:
         t = trajectory
         done = EditDone(t.edit.id, restored, t.timings, t.num_steps_done, t.versions)
         if not trajectory.is_last_task:
@@ -144,24 +163,43 @@ class Engine:
             return work(trajectories)
         except Exception as error:
             if len(trajectories) == 1:
-                return [self._fail(trajectories[0], error)]
+                return self._fail(trajectories[0], error)
             log.warning("a batch of %d edits failed and is split: %s", len(trajectories), error)
             half = len(trajectories) // 2
             return self._isolate(work, trajectories[:half]) + self._isolate(
                 work, trajectories[half:]
             )
 
-    def _fail(self, trajectory: Trajectory, error: Exception) -> EditFailed:
+    def _fail(self, trajectory: Trajectory, error: Exception) -> list[Update]:
+        """The edit leaves; where memory ran out, its task is first tried again in small pieces."""
+        if is_out_of_memory(error) and trajectory.can_be_smaller:
+            log.warning("edit %s ran out of memory and is tried smaller", trajectory.edit.id)
+            self.runner.forget(trajectory)
+            trajectory.restart_smaller()
+            torch.cuda.empty_cache()
+            return []
         self.abort(trajectory.edit.id)
         if isinstance(error, errors.DiffPluginError):
-            return EditFailed(trajectory.edit.id, error)
+            return [EditFailed(trajectory.edit.id, error)]
         log.exception("edit %s failed", trajectory.edit.id, exc_info=error)
         reason = f"task {trajectory.plugin_name!r} failed: {type(error).__name__}: {error}"
-        return EditFailed(trajectory.edit.id, errors.EditFailed(reason))
+        return [EditFailed(trajectory.edit.id, errors.EditFailed(reason))]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On a GPU, in numpy, or where torch's allocator of the CPU says so in words."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def build_engine(
-    store: Path, base: str, device: str = "auto", max_batch_size: int = 8, num_threads: int = 0
+    store: Path,
+    base: str,
+    device: str = "auto",
+    max_batch_size: int = 8,
+    num_threads: int = 0,
+    max_whole_pixels: int = MAX_WHOLE_PIXELS,
 ) -> Engine:
     """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own."""
     if num_threads:
@@ -169,4 +207,4 @@ def build_engine(
     backbone = Backbone.load(store / base, pick_device(device))
     plugins = PluginStore(store, backbone)
     plugins.load_all()
-    return Engine(ModelRunner(backbone, plugins), max_batch_size)
+    return Engine(ModelRunner(backbone, plugins), max_batch_size, max_whole_pixels)

@@ -15,6 +15,7 @@ from service.engine.denoise_step import DenoiseStep
 from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
 from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.side_stream import Mark, SideStream, StepPacer
+from service.engine.tile_runner import TileRunner
 from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
 from service.images import Pixels, UnitPixels
 from service.models.attention import FusedAttention
@@ -31,6 +32,7 @@ class ModelRunner:
     def __init__(self, backbone: Backbone, store: PluginStore) -> None:
         self.backbone, self.store = backbone, store
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
+        self._tiles = TileRunner(backbone, self.noise_schedule)
         self._table = cache(self.noise_schedule.table)
         self._attention = FusedAttention(backbone.unet)
         predicts_sample = self.noise_schedule.prediction_type == "sample"
@@ -154,6 +156,16 @@ class ModelRunner:
         with _timed([trajectory], "finish_s"):
             decoded.mark.wait()
         return np.asarray(decoded.image.numpy(), np.float32)
+
+    def start_tiles(self, trajectory: Trajectory, overview: UnitPixels) -> None:
+        """Go on from the restored overview of a large photo to its tiles."""
+        self._tiles.start(trajectory, trajectory.current.complements.plugin, overview)
+        trajectory.prepared, trajectory.decoded = None, None
+        trajectory.stage = Stage.TILING
+
+    def advance_tiles(self, trajectory: Trajectory) -> UnitPixels | None:
+        """One call's work on a large photo; the restored photo (H, W, 3) after the last."""
+        return self._tiles.advance(trajectory)
 
 
 @contextlib.contextmanager

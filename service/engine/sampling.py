@@ -160,6 +160,11 @@ class StepTable:
         packed = torch.cat([self.rows, self.timesteps[:, None]], dim=1)
         return packed.float().unbind(0)
 
+    @property
+    def has_history(self) -> bool:
+        """Whether steps read anything of the steps before them."""
+        return bool(self.rows[:, [COR_P, COR_1, COR_2, PRE_1]].any())
+
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         """The latents noised to where the schedule starts."""
         a = self.start_alpha

@@ -32,8 +32,9 @@ class Scheduler:
 
     def admit(self) -> list[Trajectory]:
         """Running trajectories that must be prepared, after filling free places from the queue."""
-        while self._waiting and len(self._running) < self.max_batch_size:
-            self._running.append(self._waiting.popleft())
+        while len(self._running) < self.max_batch_size and (chosen := self._next()):
+            self._waiting = deque(t for t in self._waiting if t is not chosen)
+            self._running.append(chosen)
         return self._in(Stage.WAITING)
 
     def schedule(self) -> list[Trajectory]:
@@ -62,6 +63,15 @@ class Scheduler:
         decoded = self._in(Stage.DECODED)
         there = [t for t in decoded if t.decoded and t.decoded.mark.is_past]
         return there or ([] if self.is_denoising else decoded[:1])
+
+    def tiling(self) -> list[Trajectory]:
+        """The large photo whose tiles run, if there is one."""
+        return self._in(Stage.TILING)[:1]
+
+    def _next(self) -> Trajectory | None:
+        """First come, first served; but a large photo waits until no other one takes memory."""
+        is_taken = any(t.large for t in self._running)
+        return next((t for t in self._waiting if not (is_taken and t.large)), None)
 
     def _in(self, stage: Stage) -> list[Trajectory]:
         return [t for t in self._running if t.stage is stage]

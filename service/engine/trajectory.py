@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from service.engine.complements import Complements
+from service.engine.large_photo import LargePhoto
 from service.engine.sampling import SamplerState, StepTable
 from service.engine.side_stream import Mark
-from service.images import Pixels
+from service.engine.sizes import brought_back, enlarged, reduced
+from service.images import Pixels, UnitPixels
 from service.jobs import Progress, Timings
 
 
@@ -41,6 +43,7 @@ class Stage(Enum):
     DENOISING = auto()
     DENOISED = auto()  # to be decoded
     DECODED = auto()  # to be handed out
+    TILING = auto()  # the overview of a large photo is restored, its tiles are not
 
 
 @dataclass
@@ -68,9 +71,11 @@ class Trajectory:
     """Mutable state of an edit; the scheduler orders it, the runner advances it."""
 
     edit: Edit
-    pixels: Pixels  # input of the current task
+    input: Pixels  # of the current task
+    max_pixels: int  # of one call; a larger photo is restored in tiles
     versions: Mapping[str, str]  # of its plugins, to its end
     task: int = 0
+    num_halvings: int = 0  # how often memory ran out
     step: int = 0
     num_steps_done: int = 0  # of all tasks
     stage: Stage = Stage.WAITING
@@ -78,6 +83,11 @@ class Trajectory:
     decoded: Decoded | None = None
     last_scheduled: int = 0  # number of the engine step that last ran it
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    pixels: Pixels = field(init=False)  # the input in a size that the networks take
+    large: LargePhoto | None = field(init=False)  # if `pixels` is only its overview
+
+    def __post_init__(self) -> None:
+        self._fit()
 
     @property
     def plugin_name(self) -> str:
@@ -97,7 +107,7 @@ class Trajectory:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of `pixels`."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     @property
@@ -106,12 +116,15 @@ class Trajectory:
 
     @property
     def progress(self) -> Progress:
+        """Of a large photo: how many calls of its tiles are done."""
+        tiles = self.large and self.large.task
+        step, num_steps = tiles.progress if tiles else (self.step, len(self.current.table))
         return Progress(
             plugin=self.plugin_name,
             task=self.task + 1,
             num_tasks=len(self.edit.plugins),
-            step=self.step,
-            num_steps=len(self.current.table),
+            step=step,
+            num_steps=num_steps,
         )
 
     @property
@@ -135,5 +148,33 @@ class Trajectory:
 
     def start_next_task(self, pixels: Pixels) -> None:
         """Go on with the result of the task that ended."""
-        self.pixels, self.prepared, self.decoded = pixels, None, None
-        self.task, self.step, self.stage = self.task + 1, 0, Stage.WAITING
+        self.input, self.task = pixels, self.task + 1
+        self._fit()
+
+    @property
+    def can_be_smaller(self) -> bool:
+        """Once; whoever runs out of memory again has too little of it."""
+        return self.num_halvings == 0
+
+    def restart_smaller(self) -> None:
+        """Do the present task once more, in tiles of half the side."""
+        self.num_halvings += 1
+        height, width = self.input.shape[:2]
+        self.max_pixels = min(self.max_pixels, height * width) // 2
+        self._fit()
+
+    def result_of(self, restored: UnitPixels) -> UnitPixels:
+        """What was made of `pixels`, in the size of the task's input."""
+        if self.large or self.pixels is self.input:
+            return restored
+        return brought_back(self.input, self.pixels, restored)
+
+    def _fit(self) -> None:
+        """To the start of a task."""
+        self.prepared, self.decoded, self.step, self.stage = None, None, 0, Stage.WAITING
+        height, width = self.input.shape[:2]
+        if height * width > self.max_pixels:
+            self.large = LargePhoto(self.input, self.num_halvings)
+            self.pixels = reduced(self.input, self.max_pixels // 2)
+        else:
+            self.large, self.pixels = None, enlarged(self.input)

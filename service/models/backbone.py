@@ -20,6 +20,7 @@ from transformers import CLIPVisionModel
 from service.models.codec import PatchCodec
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+MAX_ASPECT = 8  # of a photo that is resized whole before its middle is cut out
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -40,6 +41,7 @@ class ImagePreprocessor:
 
     def __call__(self, pixels: Pixels) -> Tensor:
         """(3, size, size), normalised."""
+        pixels = _middle(pixels)
         height, width = pixels.shape[:2]
         short = min(height, width)
         # Truncation, as CLIP's own resize does; the shorter side is exact.
@@ -53,6 +55,14 @@ class ImagePreprocessor:
         return (unit - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[
             :, None, None
         ]
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    """The part that a centre crop can see; a strip of paper, resized whole, would fill memory."""
+    height, width = pixels.shape[:2]
+    reach = MAX_ASPECT * min(height, width)
+    top, left = max(0, height - reach) // 2, max(0, width - reach) // 2
+    return pixels[top : top + reach, left : left + reach]
 
 
 class Backbone:
