@@ -96,7 +96,9 @@ class Engine:
         updates = self._paced(self._prepare, self.scheduler.admit())
         batch = self.scheduler.schedule()
         updates += self._isolate(self._denoise, batch)
-        updates += self._isolate(self._preview, [t for t in batch if t.is_preview_due])
+        updates += self._isolate(
+            self._preview, [t for t in batch if t.prepared and t.is_preview_due]
+        )
         updates += self._paced(self._decode, self.scheduler.denoised())
         for trajectory in self.scheduler.decoded():
             updates += self._isolate(self._finish_task, [trajectory])
