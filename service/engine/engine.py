@@ -115,7 +115,10 @@ class Engine:
         return done + [StepDone(t.edit.id, t.progress) for t in batch if not t.large]
 
     def _preview(self, trajectories: list[Trajectory]) -> list[Update]:
-        return [PreviewDone(t.edit.id, t.progress, self.runner.preview(t)) for t in trajectories]
+        return [
+            PreviewDone(t.edit.id, t.progress, t.result_of(self.runner.preview(t)))
+            for t in trajectories
+        ]
 
     def _decode(self, trajectories: list[Trajectory]) -> list[Update]:
         self.runner.decode(trajectories)

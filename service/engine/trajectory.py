@@ -129,7 +129,12 @@ class Trajectory:
 
     @property
     def is_preview_due(self) -> bool:
-        """The step that was just done passed one of the marks that part the way evenly."""
+        """The step that was just done passed one of the marks that part the way evenly.
+
+        Never of a large photo, whose steps here are those of its overview.
+        """
+        if self.large or self.prepared is None:
+            return False
         parts = self.edit.num_previews + 1
         before, now = (int(parts * self._share(step)) for step in (self.step - 1, self.step))
         return before < now < parts

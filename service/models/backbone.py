@@ -20,7 +20,7 @@ from transformers import CLIPVisionModel
 from service.models.codec import PatchCodec
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
-MAX_ASPECT = 8  # of a photo that is resized whole before its middle is cut out
+MAX_ASPECT = 64  # of a photo that is resized whole before its middle is cut out
 Module = TypeVar("Module", bound=nn.Module)
 
 
