@@ -29,6 +29,7 @@ class OutputStageConfig(BaseModel):
     channels: tuple[int, ...] = Field(
         (32, 48, 64, 96), min_length=2, description="Widths of its levels, finest first."
     )
+    noise: bool = Field(False, description="It sees noise of the edit's seed, and makes of it.")
 
 
 class PluginManifest(BaseModel):

@@ -68,6 +68,17 @@ def test_generation_starts_at_the_clean_photo(task: str) -> None:
     assert not np.array_equal(pair.target, clean)
 
 
+@pytest.mark.parametrize("task", GENERATION)
+def test_weather_falls_where_the_noise_is_low_and_nowhere_else(task: str) -> None:
+    clean = photo("coffee.png", 96)
+    calm = np.zeros_like(clean)
+    low = calm.copy()
+    low[48, 48] = -6.0
+    change = np.abs(GENERATION[task](clean, low) - GENERATION[task](clean, calm)).max(axis=2)
+    assert change[48, 48] > 0.05
+    assert change[:30].max() == change[:, :40].max() == 0.0
+
+
 def test_colorize_gets_a_grey_photo() -> None:
     grey = make_pair("colorize", photo("coffee.png", 96), np.random.default_rng(0)).input
     assert np.ptp(grey, axis=2).max() == 0.0

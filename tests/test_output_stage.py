@@ -59,3 +59,12 @@ def test_tone_depends_on_the_whole_photo() -> None:
     assert not torch.allclose(
         tone(other, restored)[..., :40], tone(images, restored)[..., :40], atol=1e-3
     )
+
+
+def test_a_stage_with_noise_makes_something_else_of_other_noise() -> None:
+    torch.manual_seed(0)
+    stage = OutputStage(CONFIG.model_copy(update={"noise": True}))
+    torch.nn.init.normal_(stage.conv_out.weight, std=0.1)
+    images, noise, other = torch.randn(3, 1, 3, 32, 32)
+    assert torch.equal(stage(images, images, noise), stage(images, images, noise))
+    assert not torch.allclose(stage(images, images, noise), stage(images, images, other), atol=1e-3)

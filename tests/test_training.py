@@ -202,6 +202,17 @@ def test_the_engine_refines_with_the_output_stage_as_training_does(
     assert np.abs(levels - run_engine(recipe, pixels)).mean() < 0.5 * change
 
 
+def test_a_generation_plugin_sees_the_noise_of_its_seed(
+    plugin_recipe: PluginRecipe,
+) -> None:
+    recipe = replace(plugin_recipe, degradation="rain", stage_steps=4, stage_pairs=4)
+    manifest = train_plugin(recipe)
+    assert manifest.output_stage is not None and manifest.output_stage.noise
+    pixels = cv2.imread(str(find_photos(recipe.images)[0]))[:64, :64]
+    assert np.array_equal(run_engine(recipe, pixels), run_engine(recipe, pixels))
+    assert run_engine(recipe, pixels).shape == (64, 64, 3)
+
+
 def levels_of(images: Tensor) -> np.ndarray:
     """The first of images in [-1, 1], as 0 to 255."""
     return ((images[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)

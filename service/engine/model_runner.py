@@ -17,7 +17,7 @@ from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.side_stream import Mark, SideStream, StepPacer
 from service.engine.tile_runner import TileRunner
 from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
-from service.images import Pixels, UnitPixels
+from service.images import UnitPixels
 from service.models.attention import FusedAttention
 from service.models.backbone import Backbone
 from service.models.output_stage import OutputStage
@@ -134,7 +134,7 @@ class ModelRunner:
                 for trajectory, part in zip(chunk, torch.split(views, counts), strict=True):
                     image = merge_views(part, trajectory.current.shifts, trajectory.size)
                     if (stage := trajectory.current.complements.plugin.stage) is not None:
-                        image = _refine(stage, trajectory.pixels, image)
+                        image = _refine(stage, trajectory, image)
                     unit = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
                     trajectory.decoded = Decoded(mark, self._side.download(unit))
                     trajectory.stage = Stage.DECODED
@@ -183,9 +183,13 @@ def _seeded_noise(shape: torch.Size, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _refine(stage: OutputStage, pixels: Pixels, restored: Tensor) -> Tensor:
+def _refine(stage: OutputStage, trajectory: Trajectory, restored: Tensor) -> Tensor:
     """The output stage's (3, H, W) from the task's input and what the base restored."""
-    seen = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
-    dtype = next(stage.parameters()).dtype
-    refined: Tensor = stage(seen[None].to(restored.device, dtype), restored[None].to(dtype))
+    seen = torch.from_numpy(trajectory.pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+    noise = _seeded_noise(seen[None].shape, trajectory.edit.seed) if stage.config.noise else None
+    like = stage.conv_in.weight
+    inputs = (
+        None if part is None else part.to(like) for part in (seen[None], restored[None], noise)
+    )
+    refined: Tensor = stage(*inputs)
     return refined[0].float()

@@ -22,7 +22,8 @@ class OutputStage(nn.Module):
         self.config = config
         widths, patch = config.channels, config.patch_size
         self.tone = Tone()
-        self.conv_in = nn.Conv2d(6 * patch**2, widths[0], 3, padding=1)
+        num_colours = 9 if config.noise else 6
+        self.conv_in = nn.Conv2d(num_colours * patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         pairs = list(zip(widths, widths[1:], strict=False))
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
@@ -38,22 +39,25 @@ class OutputStage(nn.Module):
         """Sides of what the network sees are a multiple of this; forward pads."""
         return int(self.config.patch_size * 2 ** len(self.downs))
 
-    def forward(self, images: Tensor, restored: Tensor) -> Tensor:
-        """images, restored (B, 3, H, W) in [-1, 1] -> the refined photos, same shape."""
-        return self.refine(images, self.tone(images, restored))
+    def forward(self, images: Tensor, restored: Tensor, noise: Tensor | None = None) -> Tensor:
+        """images, restored (B, 3, H, W) in [-1, 1] -> the refined photos, same shape.
 
-    def refine(self, images: Tensor, restored: Tensor) -> Tensor:
+        With config.noise also white noise (B, 3, H, W), of unit variance.
+        """
+        return self.refine(images, self.tone(images, restored), noise)
+
+    def refine(self, images: Tensor, restored: Tensor, noise: Tensor | None = None) -> Tensor:
         """The U-Net alone: local, so that a large photo may come in parts that overlap."""
         height, width = restored.shape[-2:]
-        both = torch.cat([images, restored], 1)
+        seen = torch.cat([images, restored, *([] if noise is None else [noise])], 1)
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        change = self._change(F.pad(both, padding, mode="replicate"))
+        change = self._change(F.pad(seen, padding, mode="replicate"))
         return restored + change[..., :height, :width]
 
-    def _change(self, both: Tensor) -> Tensor:
-        """(B, 6, H, W) -> (B, 3, H, W), down and up the levels with skips between."""
+    def _change(self, seen: Tensor) -> Tensor:
+        """(B, 6 or 9, H, W) -> (B, 3, H, W), down and up the levels with skips between."""
         patch = self.config.patch_size
-        hidden = self.down_blocks[0](self.conv_in(F.pixel_unshuffle(both, patch)))
+        hidden = self.down_blocks[0](self.conv_in(F.pixel_unshuffle(seen, patch)))
         skips = []
         for down, block in zip(self.downs, list(self.down_blocks)[1:], strict=True):
             skips.append(hidden)

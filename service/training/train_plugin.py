@@ -22,6 +22,7 @@ from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
 from service.plugin_manifest import OutputStageConfig, PluginManifest, plugin_folder
 from service.training import loop
+from service.training.degradations import GENERATION
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
 from service.training.restorer import Restorer
 from service.training.sheets import SampleSheet
@@ -102,6 +103,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             build_stage(recipe),
             # Smaller by a shift, so that shifted copies need no padding.
             opener(CropSettings(recipe.size - model.codec.patch_size // 2, clean_share=0.12)),
+            list(tasks),
             StageSettings(
                 recipe.stage_steps,
                 recipe.stage_pairs,
@@ -143,7 +145,8 @@ def build_model(recipe: PluginRecipe) -> Restorer:
 
 def build_stage(recipe: PluginRecipe) -> OutputStage:
     """A fresh output stage, or the base's start of one if it has that."""
-    stage = OutputStage(OutputStageConfig())
+    makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
+    stage = OutputStage(OutputStageConfig(noise=makes_of_noise))
     starts = recipe.store / recipe.base / STARTS
     state = _below(load_file(starts), "stage.") if starts.exists() else {}
     if state:

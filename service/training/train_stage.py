@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from service.models.output_stage import OutputStage
 from service.training import loop
+from service.training.degradations import GENERATION
 from service.training.objective import pixel_loss
 from service.training.restorer import Restorer
 
@@ -45,16 +46,16 @@ class StageTrainer(nn.Module):
         super().__init__()
         self.restorer, self.stage, self.settings = restorer.requires_grad_(False), stage, settings
 
-    def forward(self, both: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
-        """both (B, 6, H, W): input and restored, targets (B, 3, H, W), all in [-1, 1]."""
-        images, restored = both[:, :3], both[:, 3:]
-        return pixel_loss(self.stage(images, restored), targets)
+    def forward(self, seen: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
+        """seen (B, 6 or 9, H, W): input, restored, noise; targets (B, 3, H, W)."""
+        return pixel_loss(self.stage(*torch.split(seen, 3, dim=1)), targets)
 
     def restore(self, images: Tensor, tasks: Tensor, steps: int) -> Tensor:
         """What the engine does with this plugin, for the sample sheets."""
         restored = self.restorer.restore(images, tasks, steps, self.settings.num_shifts)
         with torch.no_grad():
-            refined: Tensor = self.stage(images, restored)
+            noise = torch.randn_like(images) if self.stage.config.noise else None
+            refined: Tensor = self.stage(images, restored, noise)
         return refined
 
 
@@ -62,17 +63,18 @@ def train_stage(
     restorer: Restorer,
     stage: OutputStage,
     open_batches: Batches,
+    names: list[str],
     settings: StageSettings,
     run_dir: Path,
     draw_sheet: Callable[[StageTrainer, Path], None],
 ) -> OutputStage:
-    """Train or resume; `open_batches` gives (input, target, task), as for the plugin itself."""
+    """Train or resume; `open_batches` gives (input, target, index in names), as for the plugin."""
     run_dir.mkdir(parents=True, exist_ok=True)
     model = StageTrainer(restorer, stage, settings)
     pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
 
     def open_crops(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
-        crops = RestoredDataset(pairs, (settings.seed, stream))
+        crops = RestoredDataset(pairs, names, (settings.seed, stream))
         return DataLoader(crops, settings.batch_size)
 
     loop_settings = loop.LoopSettings(
@@ -117,20 +119,30 @@ def restored_pairs(
 
 
 class RestoredDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
-    """The pairs in random order without end, mirrored by chance: (6, S, S), target, task."""
+    """The pairs in random order without end, mirrored by chance: (6, S, S), target, task.
 
-    def __init__(self, pairs: Pairs, seed: tuple[int, ...]) -> None:
-        self.pairs, self.seed = pairs, seed
+    Of a generation task the target is made anew each time, and its noise comes along: (9, S, S).
+    """
+
+    def __init__(self, pairs: Pairs, names: list[str], seed: tuple[int, ...]) -> None:
+        self.pairs, self.names, self.seed = pairs, names, seed
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
         rng = np.random.default_rng(self.seed)
         while True:
             for k in rng.permutation(len(self.pairs["task"])):
                 image, target = (_to_unit(self.pairs[name][k]) for name in ("image", "target"))
-                both = torch.cat([image, self.pairs["restored"][k].float()])
+                seen = torch.cat([image, self.pairs["restored"][k].float()])
                 if rng.random() < 0.5:
-                    both, target = both.flip(-1), target.flip(-1)
-                yield both, target, int(self.pairs["task"][k])
+                    seen, target = seen.flip(-1), target.flip(-1)
+                task = int(self.pairs["task"][k])
+                if make := GENERATION.get(self.names[task]):
+                    noise = rng.standard_normal((*target.shape[1:], 3), dtype=np.float32)
+                    clean = (seen[:3].permute(1, 2, 0).numpy() + 1) / 2
+                    made = make(np.asarray(clean, np.float32), noise)
+                    target = torch.from_numpy(made).permute(2, 0, 1).clamp(0, 1) * 2 - 1
+                    seen = torch.cat([seen, torch.from_numpy(noise).permute(2, 0, 1)])
+                yield seen, target, task
 
 
 def _to_bytes(images: Tensor) -> Tensor:

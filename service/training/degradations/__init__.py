@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.training.degradations.blur import motion_or_defocus_blur
 from service.training.degradations.damage import add_highlights, age_photo, degrade_face, to_grey
+from service.training.degradations.precipitation import falling_rain, falling_snow
 from service.training.degradations.sensor import high_iso_noise, low_light, moire
 from service.training.degradations.weather import haze, rain, snow
 
@@ -40,7 +41,11 @@ REMOVAL: dict[str, Degrade] = {
 }
 # Trained into other plugins, and no task of its own.
 PARTIAL: dict[str, Degrade] = {"noise": high_iso_noise}
-GENERATION: dict[str, Degrade] = {"snow": snow, "rain": rain}
+# Clean photo and white noise (H, W, 3): the noise says where it rains.
+GENERATION: dict[str, Callable[[Image, Image], Image]] = {
+    "snow": falling_snow,
+    "rain": falling_rain,
+}
 TASKS = ("restore", *REMOVAL, *GENERATION)
 
 
@@ -52,7 +57,8 @@ def make_pair(task: str, clean: Image, rng: np.random.Generator, scale: float = 
     if task == "restore":
         return Pair(*age_photo(clean, rng, scale))
     if task in GENERATION:
-        return Pair(clean, _finish(GENERATION[task](clean, rng, scale)))
+        noise = rng.standard_normal(clean.shape, dtype=np.float32)
+        return Pair(clean, _finish(GENERATION[task](clean, noise)))
     if degrade := {**REMOVAL, **PARTIAL}.get(task):
         return Pair(_finish(degrade(clean, rng, scale)), clean)
     raise ValueError(
