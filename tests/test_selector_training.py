@@ -1,6 +1,7 @@
 """Selector training on a tiny text encoder: losses, targets, pruning, resuming, VP."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def trained(source: Path, tmp_path: Path) -> Path:
     torch.set_num_threads(1)
-    train_selector(tmp_path / "selector", source, TINY)
+    train_selector(tmp_path / "selector", source, replace(TINY, run_dir=tmp_path / "run"))
     return tmp_path / "selector"
 
 
@@ -111,7 +112,7 @@ def test_training_resumes_and_takes_up_new_topics(trained: Path, source: Path) -
     weights["prototypes"] = weights["prototypes"][: len(CANONICAL) + 3].clone()
     save_file(weights, trained / "heads.safetensors")
     before = Scorer.load(trained).prototypes()["rain"]
-    train_selector(trained, source, TINY, resume=True)
+    train_selector(trained, source, replace(TINY, run_dir=trained.parent), resume=True)
     after = Scorer.load(trained)
     assert len(after.config.topics) > 3
     assert torch.cosine_similarity(before, after.prototypes()["rain"], dim=0) > 0.9

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import InvalidRequest
+from service.images import Pixels
 from service.selector.planner import Planner, load_planner
 
 
@@ -40,8 +41,9 @@ def predict_instructions(
     return summary
 
 
-def predict(planner: Planner, row: Mapping[str, Any]) -> Prediction:
-    plan = planner.plan(None, row["text"])
+def predict(planner: Planner, row: Mapping[str, Any], pixels: Pixels | None = None) -> Prediction:
+    """The plan for the row's text; `pixels` take part where VP is trained."""
+    plan = planner.plan(pixels, row["text"])
     scores = {name: round(score, 5) for name, score in plan.scores.items()}
     return Prediction(row["id"], tuple(task.plugin for task in plan.tasks), scores)
 

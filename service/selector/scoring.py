@@ -128,7 +128,7 @@ class Scorer(nn.Module):
         return scorer.eval()
 
     def save(self, folder: Path) -> None:
-        """Write config.json, heads.safetensors and text/, weights as fp16."""
+        """Write config.json, heads.safetensors (fp16) and text/ (int8)."""
         self.encoder.save(folder / "text")
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2) + "\n")
         weights = {k: v.half().contiguous() for k, v in self.heads.state_dict().items()}

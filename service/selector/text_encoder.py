@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from service.selector.int8_weights import dequantised, quantised
+
 MAX_TOKENS = 128
 
 
@@ -45,17 +47,16 @@ class TextEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "TextEncoder":
-        """The encoder that `save` wrote; half precision on disk, float32 in memory."""
+        """The encoder that `save` wrote, or one with fp16 weights; float32 in memory."""
         config = BertConfig.from_json_file(str(folder / "config.json"))
         encoder = cls(config, Tokenizer.from_file(str(folder / "tokenizer.json")))
         weights = load_file(folder / "model.safetensors")
-        encoder.bert.load_state_dict({name: value.float() for name, value in weights.items()})
+        encoder.bert.load_state_dict(dequantised(weights))
         return encoder.eval()
 
     def save(self, folder: Path) -> None:
-        """Write config, tokenizer and fp16 weights."""
+        """Write config, tokenizer and int8 weights."""
         folder.mkdir(parents=True, exist_ok=True)
         self.bert.config.to_json_file(str(folder / "config.json"))
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        weights = {k: v.half().contiguous() for k, v in self.bert.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_file(quantised(self.bert.state_dict()), folder / "model.safetensors")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,21 @@ from service.training.ema import EMA
 from service.training.instructions.bank import load_bank
 from service.training.instructions.corpus import LISTS, Sample, samples
 from service.training.instructions.several import CANONICAL
+from service.training.precision import fastest_precision
 from service.training.pruning import pruned_encoder
 
 POOL = 24  # batches drawn together, sorted by length so that little is padding
+CHECKPOINT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
 class SelectorRecipe:
-    """What the text phase is trained with. max_minutes ends it early with a full decay."""
+    """What the text phase is trained with. max_minutes ends it early with a full decay.
+
+    A run that was cut short goes on from run_dir/checkpoint.pt.
+    """
+
+    run_dir: Path = Path("runs/selector")
 
     steps: int = 2000
     batch_size: int = 64
@@ -82,10 +90,11 @@ def train_selector(
     loss_of = SelectorLoss(recipe)
     if resume:
         loss_of.threshold.data.fill_(scorer.config.threshold)
-    average = _fit(scorer, loss_of, recipe)
+    fit = Fit(scorer, loss_of, recipe)
+    fit.run()
     scorer.config = replace(scorer.config, threshold=round(loss_of.threshold.item(), 4))
     scorer.save(out)
-    return {"loss": average, "threshold": scorer.config.threshold}
+    return {"steps": fit.step, "loss": fit.loss, "threshold": scorer.config.threshold}
 
 
 def new_scorer(source: Path, recipe: SelectorRecipe) -> Scorer:
@@ -113,44 +122,97 @@ def with_topics(scorer: Scorer, names: tuple[str, ...]) -> Scorer:
     return grown
 
 
-def _fit(scorer: Scorer, loss_of: SelectorLoss, recipe: SelectorRecipe) -> float:
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(scorer.encoder.parameters()), "lr": recipe.lr},
-            {"params": [*scorer.heads.parameters(), *loss_of.parameters()], "lr": recipe.heads_lr},
-        ],
-        weight_decay=0.01,
-    )
-    ema = EMA(scorer, 0.998)
-    started, average = time.monotonic(), 0.0
-    base_lrs = [group["lr"] for group in optimizer.param_groups]
-    scorer.train()
-    progress = tqdm(
-        itertools.islice(_batches(recipe), recipe.steps), total=recipe.steps, mininterval=30
-    )
-    for step, batch in enumerate(progress):
-        spent = max(step / recipe.steps, (time.monotonic() - started) / (60 * recipe.max_minutes))
-        if spent >= 1:
-            break
-        factor = min(1.0, (step + 1) / recipe.warmup) * min(1.0, 1.6 * (1 - spent))
-        for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
-            group["lr"] = lr * factor
-        loss = _loss(scorer, loss_of, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(scorer, step)
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
-        progress.set_postfix(
-            loss=f"{average:.3f}", theta=f"{loss_of.threshold.item():.3f}", refresh=False
+class Fit:
+    """One run of the optimiser: its state can be written down and read back."""
+
+    def __init__(self, scorer: Scorer, loss_of: SelectorLoss, recipe: SelectorRecipe) -> None:
+        self.scorer, self.loss_of, self.recipe = scorer, loss_of, recipe
+        heads = [*scorer.heads.parameters(), *loss_of.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(scorer.encoder.parameters()), "lr": recipe.lr},
+                {"params": heads, "lr": recipe.heads_lr},
+            ],
+            weight_decay=0.01,
         )
-    ema.swap(scorer)
-    return average
+        self.ema = EMA(scorer, 0.998)
+        self.peak_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.step, self.seconds, self.loss = 0, 0.0, 0.0
+        self.checkpoint = recipe.run_dir / "checkpoint.pt"
+
+    @property
+    def spent(self) -> float:
+        """Share of the run that is over, by steps or by time."""
+        by_time = self.seconds / (60 * self.recipe.max_minutes)
+        return max(self.step / self.recipe.steps, by_time)
+
+    def run(self) -> None:
+        """Train to the end; the scorer then has the averaged weights."""
+        self._resume()
+        self.scorer.train()
+        progress = tqdm(total=self.recipe.steps, initial=self.step, mininterval=30)
+        started, saved = time.monotonic() - self.seconds, self.seconds
+        for batch in _batches(self.recipe, stream=self.step):
+            if self.spent >= 1:
+                break
+            self._update(batch)
+            self.seconds = time.monotonic() - started
+            if self.seconds - saved > CHECKPOINT_EVERY_S:
+                self._save()
+                saved = self.seconds
+            progress.set_postfix(
+                loss=f"{self.loss:.3f}", theta=f"{self.loss_of.threshold.item():.3f}", refresh=False
+            )
+            progress.update()
+        progress.close()
+        self.ema.swap(self.scorer)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _update(self, batch: list[Sample]) -> None:
+        warm = min(1.0, (self.step + 1) / self.recipe.warmup)
+        factor = warm * min(1.0, 1.6 * (1 - self.spent))
+        for group, lr in zip(self.optimizer.param_groups, self.peak_lrs, strict=True):
+            group["lr"] = lr * factor
+        loss = _loss(self.scorer, self.loss_of, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.scorer, self.step)
+        value = loss.item()
+        self.loss = value if self.step == 0 else 0.98 * self.loss + 0.02 * value
+        self.step += 1
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "scorer": self.scorer.state_dict(),
+            "loss_of": self.loss_of.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "progress": [self.step, self.seconds, self.loss],
+        }
+
+    def _save(self) -> None:
+        """Write beside the old checkpoint first, so that a kill leaves one that can be read."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(self._state(), partial)
+        partial.replace(self.checkpoint)
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        self.scorer.load_state_dict(state["scorer"])
+        self.loss_of.load_state_dict(state["loss_of"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        step, self.seconds, self.loss = state["progress"]
+        self.step = int(step)
 
 
 def _loss(scorer: Scorer, loss_of: SelectorLoss, batch: list[Sample]) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fastest_precision() == "bf16"):
         pooled = scorer.encoder([sample.text for sample in batch])
     query = normalize(scorer.heads.text(pooled.float()), dim=-1)
     wanted, known = targets(batch, scorer.config)
@@ -175,12 +237,13 @@ def targets(batch: list[Sample], config: ScoringConfig) -> tuple[Tensor, Tensor]
     return wanted, known
 
 
-def _batches(recipe: SelectorRecipe) -> Iterator[list[Sample]]:
-    """Batches of sentences of like length, in random order."""
+def _batches(recipe: SelectorRecipe, stream: int = 0) -> Iterator[list[Sample]]:
+    """Batches of sentences of like length, in random order; other sentences for every `stream`."""
     rng = random.Random(recipe.seed)
-    stream = samples(recipe.seed + 2)
+    sentences = samples(recipe.seed + 2 + stream)
     while True:
-        pool = sorted(itertools.islice(stream, POOL * recipe.batch_size), key=lambda s: len(s.text))
+        drawn = itertools.islice(sentences, POOL * recipe.batch_size)
+        pool = sorted(drawn, key=lambda sample: len(sample.text))
         batches = [
             pool[at : at + recipe.batch_size] for at in range(0, len(pool), recipe.batch_size)
         ]

@@ -57,9 +57,11 @@ def several_requests(writer: Writer, labels: tuple[str, ...]) -> str:
         return _nouns_together(writer, labels)
     if len(looking) == len(labels) and pick < 0.5:
         return _looks_together(writer, labels)
-    if pick < 0.62:
+    if pick < 0.6:
         return _names_together(writer, labels)
-    if pick < 0.7 and len(labels) == 2:
+    if pick < 0.68:
+        return writer.in_state(_listed([writer.state(label) for label in labels], writer))
+    if pick < 0.75 and len(labels) == 2:
         tail = rng.choice([writer.imperative, writer.doing])(labels[1])
         return f"{writer.sign(labels[0])} {rng.choice(['Also', 'And', 'Besides,', 'Then'])} {tail}"
     text = writer.asked(writer.imperative(labels[0]))

@@ -141,6 +141,8 @@ class Writer:
 
     def wished(self, label: str) -> str:
         """ "I'd like the harbour without rain"."""
+        if self.rng.random() < 0.25:
+            return self.in_state(self.state(label))
         if label in ADDED:
             shape = self.rng.choice(self.bank.shapes["add_wish"])
             return self.fill(shape, n=self.noun(label))
@@ -160,6 +162,14 @@ class Writer:
         done = participle(self.rng.choice(acts))
         shape = self.rng.choice(self.bank.sentences["passives"])
         return self.fill(shape, d=done)
+
+    def state(self, label: str) -> str:
+        """How the photo is to be afterwards: "free of rain"."""
+        return self.rng.choice(self.bank.labels[label]["states"])
+
+    def in_state(self, state: str) -> str:
+        """ "I'd like the harbour free of rain"."""
+        return self.fill(self.rng.choice(self.bank.sentences["states"]), d=state)
 
     def name(self, label: str) -> str:
         """The task as a noun: "rain removal"."""
