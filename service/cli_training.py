@@ -224,12 +224,11 @@ def evaluate_selector_command(
 
 
 def _check_degradation(task: str) -> None:
-    from service.training.degradations import PARTIAL, TASKS
+    from service.training.degradations import NAMES
 
-    known = (*TASKS, *PARTIAL)
-    if task not in known:
+    if task not in NAMES:
         raise InvalidRequest(
-            f"nothing damages photos for {task!r}: give a --degradation, one of {', '.join(known)}"
+            f"nothing damages photos for {task!r}: give a --degradation, one of {', '.join(NAMES)}"
         )
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from skimage import data
 
 from service.evaluation.metrics import psnr, to_image
-from service.training.degradations import GENERATION, REMOVAL, TASKS, make_pair
+from service.training.degradations import GENERATION, MIXTURES, NAMES, REMOVAL, make_pair
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
@@ -20,7 +20,7 @@ def photo(name: str, size: int) -> NDArray[np.float32]:
     return to_image(cv2.resize(pixels[:side, :side], (size, size), interpolation=cv2.INTER_AREA))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_the_same_seed_gives_the_same_pair_and_another_seed_another(task: str) -> None:
     clean = photo("coffee.png", 96)
     first = make_pair(task, clean, np.random.default_rng(3), 0.5)
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_pair_and_another_seed_another(task: str) -
     assert not np.array_equal(getattr(first, changed), getattr(other, changed))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 @pytest.mark.parametrize(("height", "width"), [(96, 96), (80, 131)])
 def test_pairs_are_unit_range_float32_images_of_the_same_shape(
     task: str, height: int, width: int
@@ -44,7 +44,7 @@ def test_pairs_are_unit_range_float32_images_of_the_same_shape(
         assert part.min() >= 0.0 and part.max() <= 1.0
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", NAMES)
 def test_every_task_changes_the_photo_and_leaves_the_clean_one_alone(task: str) -> None:
     clean = photo("astronaut.png", 128)
     original = clean.copy()
@@ -115,6 +115,25 @@ def test_inputs_are_hard_enough_to_matter(task: str, at_most_db: float) -> None:
             pair = make_pair(task, photo(name, 256), np.random.default_rng(seed), 1.0)
             values.append(psnr(pair.input, pair.target))
     assert np.mean(values) < at_most_db
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_is_harder_than_the_first_of_its_damages(name: str) -> None:
+    clean = photo("coffee.png", 256)
+    task = name.split("+")[0]
+    mixed, alone = (
+        np.mean([psnr(*make_pair(each, clean, np.random.default_rng(seed))) for seed in range(6)])
+        for each in (name, task)
+    )
+    # Darkness costs so much that noise hardly shows before the photo is brightened.
+    assert mixed < alone + (1.0 if name == "lowlight+noise" else -2.0)
+
+
+def test_jpeg_leaves_edges_between_its_blocks() -> None:
+    seen = make_pair("jpeg", photo("chelsea.png", 256), np.random.default_rng(1)).input
+    steps = np.abs(np.diff(seen, axis=1)).mean(axis=(0, 2))
+    across = steps[7::8].mean()
+    assert across > 1.3 * np.delete(steps, np.arange(7, 255, 8)).mean()
 
 
 def test_blur_varies_over_the_frame() -> None:

@@ -1,4 +1,4 @@
-"""The paper's selector test: what its three settings are made of, and a run on the real selector."""
+"""The paper's selector test: what its three settings are made of, and a run on the selector."""
 
 from pathlib import Path
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from service.training.degradations.compression import jpeg
 from service.training.degradations.fields import disc_kernel, line_kernel, smooth_field
 
 Image = NDArray[np.float32]
@@ -71,15 +72,6 @@ def age_photo(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> tup
     grain = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None]
     image = jpeg(image + grain * rng.uniform(0.015, 0.06), int(rng.integers(55, 92)))
     return image, target
-
-
-def jpeg(image: Image, quality: int) -> Image:
-    """Encode and decode with libjpeg; `quality` in 1..100."""
-    pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None, "what was just encoded can be decoded. This is a bug."
-    return decoded[..., ::-1].astype(np.float32) / 255.0
 
 
 def _fade(image: Image, rng: np.random.Generator) -> Image:

@@ -13,12 +13,22 @@ Image = NDArray[np.float32]
 
 def low_light(clean: Image, rng: np.random.Generator, scale: float = 1.0) -> Image:
     """Expose 2.3 to 4.8 stops too short; shot and read noise; a slight white-balance error."""
-    linear = clean**2.2 * 2.0 ** -rng.uniform(2.3, 4.8)
+    return short_exposure(clean, rng, (2.3, 4.8), shot=(0.0, 0.0006), read=(0.0003, 0.0025))
+
+
+def short_exposure(
+    clean: Image,
+    rng: np.random.Generator,
+    stops: tuple[float, float],
+    shot: tuple[float, float],
+    read: tuple[float, float],
+) -> Image:
+    """Ranges: stops of light that are missing; variance per signal; deviation of the read-out."""
+    linear = clean**2.2 * 2.0 ** -rng.uniform(*stops)
     linear = linear * (1.0 + rng.normal(0.0, 0.03, 3))
-    shot = rng.uniform(0.0, 0.0006)
-    read = rng.uniform(0.0003, 0.0025)
+    variance_per_signal, deviation = rng.uniform(*shot), rng.uniform(*read)
     noise = rng.standard_normal(clean.shape, dtype=np.float32)
-    noisy = linear + noise * np.sqrt(shot * linear + read**2)
+    noisy = linear + noise * np.sqrt(variance_per_signal * linear + deviation**2)
     return np.asarray(np.clip(noisy, 0.0, 1.0) ** (1 / 2.2), np.float32)
 
 
