@@ -152,4 +152,6 @@ class WorkerInfo(Record):
     free_slots: int = 0
     # Recent seconds of the engine per megapixel and denoising step; None before the first edit.
     step_s_per_mpx: float | None = None
+    # Pixels times denoising steps that the engine does in a second; None before the first step.
+    pixel_steps_per_s: float | None = None
     seen_at: float = Field(default_factory=time.time)

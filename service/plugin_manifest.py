@@ -112,6 +112,23 @@ def installed_plugins(store: Path, base: str) -> dict[str, PluginManifest]:
     return manifests
 
 
+class InstalledPlugins:
+    """installed_plugins(), read again only when a manifest has changed."""
+
+    def __init__(self, store: Path, base: str) -> None:
+        self._store, self._base = store, base
+        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._manifests: dict[str, PluginManifest] = {}
+
+    def read(self) -> dict[str, PluginManifest]:
+        files = sorted((self._store / self._base / "plugins").glob("*/manifest.json"))
+        stamp = tuple((file.parent.name, file.stat().st_mtime_ns) for file in files)
+        if stamp != self._stamp:
+            self._manifests = installed_plugins(self._store, self._base)
+            self._stamp = stamp
+        return self._manifests
+
+
 def weights_digest(folder: Path) -> str:
     """sha256 of the weights file as the manifest writes it."""
     with (folder / WEIGHTS).open("rb") as file:

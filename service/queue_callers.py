@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pydantic_core
@@ -18,6 +19,7 @@ from service.errors import (
 )
 from service.jobs import Job, JobError, JobStatus
 from service.queue_connection import MAX_EVENTS, QueueConnection
+from service.queue_limits import Demand, Refusal, Seen, retry_after_s
 from service.queue_records import (
     STATUS_OF_ERROR,
     Event,
@@ -31,7 +33,6 @@ from service.queue_records import (
     from_fields,
     is_late,
     late_error,
-    retry_after_s,
     to_fields,
 )
 from service.queue_streams import GROUP, as_block, outages_named
@@ -46,8 +47,11 @@ class CallerSide(QueueConnection):
         super().__init__(redis, settings)
         self._submit = redis.register_script(scripts.SUBMIT)
         self._close = redis.register_script(scripts.CLOSE)
+        self.seen = Seen()  # by the last submission or look
 
-    async def submit(self, job: Job, image: bytes, once: OnceKey | None = None) -> Job:
+    async def submit(
+        self, job: Job, image: bytes, once: OnceKey | None = None, demand: Demand = Demand()
+    ) -> Job:
         """Queue a job, for RUN if it has a plan, else for PLAN; Overloaded if the queue is full.
 
         If a job with the key `once` is known, that one is the answer, or InvalidRequest if it asked
@@ -56,7 +60,8 @@ class CallerSide(QueueConnection):
         target = self._stream(Stage.PLAN if job.plan is None else Stage.RUN, job)
         others = [n for s in self._streams.values() for n in s.names.values() if n != target]
         once_key = self.key("once", once.name if once else "")
-        keys = [*self._keys_of_job(job.id), target, self.key("finished"), once_key, *others]
+        keys = [*self._keys_of_job(job.id), target, self.key("finished"), once_key]
+        keys += [self.key("load"), *others]
         args: list[Any] = [
             *self._head(job, "status"),
             GROUP,
@@ -64,18 +69,36 @@ class CallerSide(QueueConnection):
             image,
             self.settings.max_depth,
             once.digest if once else "",
+            demand.work,
+            self.settings.max_bytes,
+            demand.max_work(self.settings.max_wait_s),
         ]
         with outages_named():
             reply: Any = await self._submit(keys, [*args, *to_fields(job)])
-        if len(reply) == 1:
+        if len(reply) == 1 and isinstance(reply[0], bytes):
             return await self._earlier(reply[0].decode())
+        if len(reply) > 1:
+            raise self._refused(Refusal.of(reply), demand)
         if reply:
-            raise Overloaded(
-                f"{reply[0]} jobs are waiting and at most {self.settings.max_depth} may; "
-                "try again later",
-                retry_after_s=retry_after_s(*reply),
-            )
+            self.seen = replace(self.seen, waiting=reply[0], at=time.monotonic())
         return job
+
+    def _refused(self, refusal: Refusal, demand: Demand) -> Overloaded:
+        error = refusal.error(self.settings, demand)
+        self.seen = Seen(refusal.waiting, time.monotonic(), refusal.retry_after_s)
+        return error
+
+    async def look(self) -> None:
+        """Bring `seen` up to date."""
+        depth = await self.depth()
+        with outages_named():
+            finished: Any = await self.redis.lrange(self.key("finished"), 0, -1)
+        waiting = sum(stage.waiting for stage in depth.values())
+        times = [int(at) for at in finished] or [0]
+        pause_s = retry_after_s(
+            waiting, int(1000 * time.time()), times[0], times[-1], len(finished)
+        )
+        self.seen = Seen(waiting, time.monotonic(), pause_s)
 
     async def get(self, job_id: str) -> Job:
         """The job as it is now; JobNotFound if there is none or it was forgotten."""
@@ -166,9 +189,10 @@ class CallerSide(QueueConnection):
     async def _close_with(self, job: Job, error: JobError) -> Job:
         """End a job that somebody else may have claimed; the job as it is then."""
         closed = ended(job, status=STATUS_OF_ERROR[error.code], error=error)
+        keys = self._keys_of_job(job.id)
         args = [*self._head(closed, "status"), *changed_fields(job, closed)]
         with outages_named():
-            await self._close([*self._keys_of_job(job.id), self.key("checkpoint", job.id)], args)
+            await self._close([*keys, self.key("checkpoint", job.id), self.key("load")], args)
         return await self.get(job.id)
 
     async def _read_events(

@@ -188,14 +188,16 @@ class ConsumerSide(QueueConnection):
         self, claim: Claim, job: Job, kind: EventKind, moves_to: Stage | None = None
     ) -> bool:
         """Write what differs between claim.job and `job`, if the claim still holds."""
-        keys = self._keys(claim) + ([self._stream(moves_to, job)] if moves_to else [])
-        args = [*self._args(claim, job, kind), job.id, *changed_fields(claim.job, job)]
+        moves = [self._stream(moves_to, job), self.key("load")] if moves_to else []
+        num_tasks = len(job.plan.runnable) if job.plan else 0
+        args = [*self._args(claim, job, kind), job.id, num_tasks]
+        args += changed_fields(claim.job, job)
         with outages_named():
-            return bool(await self._update(keys, args))
+            return bool(await self._update(self._keys(claim) + moves, args))
 
     async def _end(self, claim: Claim, job: Job, result: bytes = b"", letter: str = "") -> bool:
         extra = [self.key("result", job.id), self.key("finished"), self.key("dead")]
-        extra.append(self.key("checkpoint", job.id))
+        extra += [self.key("checkpoint", job.id), self.key("load")]
         args = [*self._args(claim, job, "status"), result, letter, DEAD_LETTER_TTL_S]
         args += changed_fields(claim.job, job)
         with outages_named():

@@ -42,6 +42,8 @@ class QueueSettings:
     lease_s: float = 20.0
     max_deliveries: int = 3
     max_depth: int = 256
+    max_bytes: int = 2**30
+    max_wait_s: float = 600.0
     result_ttl_s: int = 3600
     heartbeat_s: float = 2.0
     ageing_s: float = 30.0
@@ -54,6 +56,8 @@ class QueueSettings:
             lease_s=settings.lease_s,
             max_deliveries=settings.max_deliveries,
             max_depth=settings.max_queue_depth,
+            max_bytes=settings.max_queue_bytes,
+            max_wait_s=settings.max_queue_s,
             result_ttl_s=settings.result_ttl_s,
             heartbeat_s=settings.heartbeat_s,
             ageing_s=settings.priority_ageing_s,
@@ -266,15 +270,6 @@ def retry_pause_s(delivery: int, settings: QueueSettings) -> float:
     """Doubles with each delivery, at most a lease; with jitter, so that no herd comes back."""
     pause_s = math.ldexp(settings.retry_backoff_s, delivery - 1) * random.uniform(0.5, 1.5)
     return min(settings.lease_s, pause_s)
-
-
-def retry_after_s(waiting: int, now: int, newest: int, oldest: int, num: int) -> int:
-    """When a tenth of the queue will have drained, at the rate of the last finishes (ms)."""
-    if num < 2:
-        return 5
-    # A stall shows as time since the newest finish.
-    interval_s = max((newest - oldest) / (num - 1), now - newest) / 1000
-    return min(60, max(1, math.ceil(interval_s * waiting / 10)))
 
 
 def _texts(job: Job) -> dict[str, bytes]:

@@ -35,16 +35,32 @@ local function write(first_field)
   redis.call('HSET', KEYS[1], unpack(ARGV, first_field))
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[2], '*', 'event', ARGV[3])
 end
+-- What the open jobs take together: bytes and work, and of each job both.
+local function add_load(load, bytes, work)
+  redis.call('HSET', load, KEYS[1], bytes .. ' ' .. work)
+  redis.call('HINCRBY', load, 'bytes', bytes)
+  redis.call('HINCRBY', load, 'work', work)
+end
+local function drop_load(load)
+  local bytes, work = (redis.call('HGET', load, KEYS[1]) or ''):match('(%d+) (%d+)')
+  if not bytes then return end
+  redis.call('HDEL', load, KEYS[1])
+  redis.call('HINCRBY', load, 'bytes', 0 - bytes)
+  redis.call('HINCRBY', load, 'work', 0 - work)
+  return bytes, work
+end
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 """
 
-# Extra KEYS: recent finish times, idempotency key, the other streams.
-# ARGV from 4: group, job id, image, most waiting jobs, digest ('' without idempotency key), fields.
-# -> {} if admitted, {job id} of an earlier job with the same key and digest, {''} if the digest is
-# another, else {waiting, now, newest finish, oldest finish, number of finishes}, in ms.
+# Extra KEYS: recent finish times, idempotency key, load, the other streams.
+# ARGV from 4: group, job id, image, most waiting jobs, digest ('' without idempotency key), work,
+# most bytes, most work (0: any), fields.
+# -> {number waiting} if admitted, {} if it was admitted before, {job id} of an earlier job with the
+# same key and digest, {''} if the digest is another, else {which limit, waiting, bytes, work, now,
+# newest finish, oldest finish, number of finishes}, times in ms.
 SUBMIT = (
     _PRELUDE
     + """
@@ -64,14 +80,20 @@ end
 -- redis-py sends a job again if the connection broke before the answer.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {} end
 local waiting = num_waiting(KEYS[4])
-for i = 7, #KEYS do waiting = waiting + num_waiting(KEYS[i]) end
-if waiting >= tonumber(ARGV[7]) then
+for i = 8, #KEYS do waiting = waiting + num_waiting(KEYS[i]) end
+local bytes = tonumber(redis.call('HGET', KEYS[7], 'bytes') or 0)
+local work = tonumber(redis.call('HGET', KEYS[7], 'work') or 0)
+local limit
+if waiting >= tonumber(ARGV[7]) then limit = 'count'
+elseif bytes > 0 and bytes + #ARGV[6] > tonumber(ARGV[10]) then limit = 'bytes'
+elseif tonumber(ARGV[11]) > 0 and work > tonumber(ARGV[11]) then limit = 'work' end
+if limit then
   local num = redis.call('LLEN', KEYS[5])
   local newest = redis.call('LINDEX', KEYS[5], 0) or '0'
   local oldest = redis.call('LINDEX', KEYS[5], -1) or '0'
-  return {waiting, now_ms(), tonumber(newest), tonumber(oldest), num}
+  return {limit, waiting, bytes, work, now_ms(), tonumber(newest), tonumber(oldest), num}
 end
-write(9)
+write(12)
 redis.call('SET', KEYS[3], ARGV[6])
 if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[6], 'digest', ARGV[8], 'job', ARGV[5], 'key', KEYS[1])
@@ -79,20 +101,26 @@ if ARGV[8] ~= '' then
 end
 redis.call('XADD', KEYS[4], '*', 'job', ARGV[5])
 keep_alive()
-return {}
+add_load(KEYS[7], #ARGV[6], ARGV[9])
+-- The count of a job that was forgotten before it ended goes with the whole, once all is quiet.
+if redis.call('TTL', KEYS[7]) < tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[7], ARGV[1]) end
+return {waiting + 1}
 """
 )
 
-# Fields from ARGV[9]; an extra key is the stream the job (id: ARGV[8]) moves to.
+# ARGV from 8: job id, number of tasks, fields. Extra KEYS, if the job moves: its next stream, load.
 UPDATE = (
     _PRELUDE
     + """
 if not may_act() then return 0 end
-write(9)
+write(10)
 keep_alive()
 if KEYS[5] then
   drop_entry()
   redis.call('XADD', KEYS[5], '*', 'job', ARGV[8])
+  -- Until it was planned, it counted as one task.
+  local bytes, work = drop_load(KEYS[6])
+  if bytes then add_load(KEYS[6], bytes, work * ARGV[9]) end
 end
 return 1
 """
@@ -134,8 +162,8 @@ return 1
 """
 )
 
-# Extra KEYS: result blob, recent finish times, dead letters, checkpoint. A dead letter keeps its
-# job and its input as long as itself.
+# Extra KEYS: result blob, recent finish times, dead letters, checkpoint, load. A dead letter keeps
+# its job and its input as long as itself.
 # ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, fields.
 FINISH = (
     _PRELUDE
@@ -144,6 +172,7 @@ if not may_act() then return 0 end
 write(11)
 drop_entry()
 redis.call('DEL', KEYS[8])
+drop_load(KEYS[9])
 if ARGV[8] ~= '' then redis.call('SET', KEYS[5], ARGV[8], 'EX', ARGV[1]) end
 local life_s = ARGV[1]
 if ARGV[9] ~= '' then
@@ -164,7 +193,8 @@ return 1
 )
 
 # End a job without a claim; its entry stays as a tombstone until a claim skips it, because
-# deleting an entry that was never delivered nulls the group's lag. KEYS[4] is the checkpoint here.
+# deleting an entry that was never delivered nulls the group's lag. KEYS[4] is the checkpoint here,
+# KEYS[5] the load.
 # Fields from ARGV[4].
 CLOSE = (
     _PRELUDE
@@ -172,6 +202,7 @@ CLOSE = (
 if not is_open() then return 0 end
 write(4)
 redis.call('DEL', KEYS[3], KEYS[4])
+drop_load(KEYS[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
 return 1

@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     max_tasks: int = Field(8, description="Most plugins a request may name.")
 
     max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
+    max_queue_bytes: int = Field(
+        2**30, description="Bytes of open jobs' pictures beyond which new ones get 429."
+    )
+    max_queue_s: float = Field(
+        600.0, gt=0, description="Predicted seconds of queued work beyond which new jobs get 429."
+    )
     max_batch_size: int = Field(8, description="Most rows in one UNet call.")
     priority_ageing_s: float = Field(
         30.0, ge=0, description="A job that waited this long is as urgent as the next class."

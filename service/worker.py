@@ -7,6 +7,7 @@ heartbeats sent while a step is under way. Between two steps, and only then, edi
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,9 @@ class Worker:
         claims = await self._claim(0.0 if step or self._ends else block_s)
         opened = await asyncio.gather(*(self._open(claim) for claim in claims))
         if step:
-            await self._publish(await step)
+            updates, seconds = await step
+            self._pace.observe_step(self._pixels_of(updates), seconds)
+            await self._publish(updates)
         self._drop_rows()
         for row in filter(None, opened):
             self._add(row)
@@ -123,10 +126,19 @@ class Worker:
             await self._ends.wait_for_one()
         return not (was_busy or claims)
 
-    def _start_step(self) -> asyncio.Future[Sequence[Update]] | None:
+    def _start_step(self) -> asyncio.Future[tuple[Sequence[Update], float]] | None:
         if not self.engine.has_work:
             return None
-        return asyncio.get_running_loop().run_in_executor(self._thread, self.engine.step)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._timed_step)
+
+    def _timed_step(self) -> tuple[Sequence[Update], float]:
+        start = time.perf_counter()
+        return self.engine.step(), time.perf_counter() - start
+
+    def _pixels_of(self, updates: Sequence[Update]) -> int:
+        """Of the rows that were advanced by a step."""
+        rows = (self._rows.get(update.id) for update in updates if isinstance(update, StepDone))
+        return sum(math.prod(row.photo.shape) for row in rows if row is not None)
 
     async def _claim(self, block_s: float) -> list[Claim]:
         """Never more than the engine has room for: what waits here, no other worker can take."""
@@ -281,6 +293,7 @@ class Worker:
             faults=self._faults,
             free_slots=self.engine.num_free_slots,
             step_s_per_mpx=self._pace.step_s_per_mpx,
+            pixel_steps_per_s=self._pace.pixel_steps_per_s,
         )
 
     async def _drain(self) -> None:

@@ -13,6 +13,7 @@ from service.jobs import JobStatus, Plan, Timings
 from service.queue_records import Checkpoint, Claim
 
 MAX_BACKOFF_S = 1.0
+REMEMBERED = 0.99  # of the pace, from one step to the next
 
 
 @dataclass
@@ -63,6 +64,16 @@ class Pace:
 
     def __init__(self) -> None:
         self.step_s_per_mpx: float | None = None
+        self._pixel_steps, self._busy_s = 0.0, 0.0
+
+    @property
+    def pixel_steps_per_s(self) -> float | None:
+        return self._pixel_steps / self._busy_s if self._pixel_steps else None
+
+    def observe_step(self, pixels: int, seconds: float) -> None:
+        """One engine step that advanced rows of together `pixels`, all that it did counted."""
+        self._pixel_steps = REMEMBERED * self._pixel_steps + pixels
+        self._busy_s = REMEMBERED * self._busy_s + seconds
 
     def observe(self, timings: Timings, shape: tuple[int, int], num_steps: int) -> None:
         """An edit of (height, width) pixels that took `num_steps` steps here."""

@@ -6,7 +6,8 @@ import pytest
 
 from service import errors
 from service.job_queue import JobQueue, Stage
-from service.queue_records import OnceKey, retry_after_s
+from service.queue_limits import retry_after_s
+from service.queue_records import OnceKey
 from tests.queue_jobs import IMAGE, PLAN, claim_one, make_job, submit
 
 

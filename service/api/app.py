@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from service import __version__
 from service.api import events, openai_images, operations, routes
+from service.api.admission import EarlyDoor
 from service.api.grpc_server import serving_grpc
 from service.api.intake import Intake
 from service.api.middleware import Gate
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(title="Diff-Plugin Serve", version=__version__, lifespan=lifespan)
     app.state.base = settings.base
     app.state.metrics = ApiMetrics()
+    app.add_middleware(EarlyDoor)
     app.add_middleware(
         Gate,
         metrics=app.state.metrics,

@@ -7,13 +7,14 @@ import secrets
 import time
 
 from service import errors
-from service.api.estimates import estimate_s
+from service.api.admission import Admission
+from service.api.estimates import demand_of, estimate_s
 from service.api.schemas import MAX_SEED, EditFields, Fields
 from service.image_mask import mask_of_alpha
-from service.images import ImageLimits, check_files, media_type, upright_size
+from service.images import ImageLimits, OutputFormat, check_files, media_type, upright_size
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
-from service.plugin_manifest import PluginManifest, installed_plugins
+from service.plugin_manifest import InstalledPlugins, PluginManifest
 from service.queue_plugins import FleetPlugins
 from service.queue_records import OnceKey, Stage, error_of, pack_input
 from service.settings import Settings
@@ -29,7 +30,9 @@ class Intake:
     def __init__(self, queue: JobQueue, settings: Settings) -> None:
         self.queue = queue
         self._settings = settings
+        self.admission = Admission(queue)
         self._fleet = FleetPlugins(queue, settings.base)
+        self._installed = InstalledPlugins(settings.plugins_store, settings.base)
         self.limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
@@ -67,8 +70,8 @@ class Intake:
             previews=fields.previews,
         )
         plan = await self._given_plan(fields)
-        await asyncio.to_thread(check_files, image, mask, request.output_format, self.limits)
-        return await self._submit(kept, request, plan, fields.timeout, once, job_id)
+        size = await asyncio.to_thread(self._check_files, image, mask, request.output_format)
+        return await self._submit(kept, request, plan, size, fields.timeout, once, job_id)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
         """Queue a job that ends with its plan."""
@@ -76,8 +79,8 @@ class Intake:
         if not fields.instruction.strip():
             raise invalid("instruction", "say what to do: send an instruction to be planned")
         request = EditRequest(instruction=fields.instruction, plan_only=True)
-        await asyncio.to_thread(check_files, image, b"", request.output_format, self.limits)
-        return await self._submit(image, request, None, fields.timeout)
+        size = await asyncio.to_thread(self._check_files, image, b"", request.output_format)
+        return await self._submit(image, request, None, size, fields.timeout)
 
     def mask_of_alpha(self, data: bytes) -> bytes:
         """A mask as OpenAI's clients send it -> one as submit_edit takes it."""
@@ -114,9 +117,7 @@ class Intake:
 
     async def plugins(self) -> dict[str, PluginManifest]:
         """The plugins that are served, by name."""
-        installed = await asyncio.to_thread(
-            installed_plugins, self._settings.plugins_store, self._settings.base
-        )
+        installed = await asyncio.to_thread(self._installed.read)
         return (await self._fleet.published()).over(installed)
 
     async def live(self) -> tuple[list[WorkerInfo], list[WorkerInfo]]:
@@ -130,15 +131,27 @@ class Intake:
         kept: bytes,
         request: EditRequest,
         plan: Plan | None,
+        size: tuple[int, int],
         timeout_s: float | None,
         once: OnceKey | None = None,
         job_id: str | None = None,
     ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
-        await self._check_live(request, plan)
+        workers = await self._check_live(request, plan)
+        demand = demand_of(plan, request.steps, size, await self.plugins(), workers)
         named = {"id": job_id} if job_id else {}
         job = Job(request=request, plan=plan, deadline_at=deadline_at, **named)
-        return await self.queue.submit(job, kept, once)
+        try:
+            return await self.queue.submit(job, kept, once, demand)
+        finally:
+            self.admission.leave()
+
+    def _check_files(
+        self, image: bytes, mask: bytes, output_format: OutputFormat
+    ) -> tuple[int, int]:
+        """Width and height; any of ClientError that reading the files would meet later."""
+        check_files(image, mask, output_format, self.limits)
+        return upright_size(image)
 
     async def _given_plan(self, fields: EditFields) -> Plan | None:
         """The plan of a request that brings one, or names its plugins: it skips the selector."""
@@ -178,8 +191,8 @@ class Intake:
                 f"installed are: {', '.join(installed) or 'none'}"
             )
 
-    async def _check_live(self, request: EditRequest, plan: Plan | None) -> None:
-        """NoWorker at once, rather than a job that waits for nobody."""
+    async def _check_live(self, request: EditRequest, plan: Plan | None) -> list[WorkerInfo]:
+        """The live workers; NoWorker at once, rather than a job that waits for nobody."""
         workers, selectors = await self.live()
         if not workers and not request.plan_only:
             raise errors.NoWorker("no worker is alive; start one: diffplugin worker")
@@ -187,6 +200,7 @@ class Intake:
             raise errors.NoWorker(
                 "no selector is alive; start one (diffplugin selector) or name the plugins to run"
             )
+        return workers
 
 
 def _once_key(
