@@ -93,6 +93,9 @@ def train_plugin_command(
     stage_pairs: Annotated[
         int | None, typer.Option(min=1, help="Restored crops that the output stage learns from.")
     ] = None,
+    stage_from: Annotated[
+        str | None, typer.Option(help="Plugin whose output stage is the start of this one's.")
+    ] = None,
     default_steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps.")] = None,
     num_shifts: Annotated[
         int | None, typer.Option(min=1, max=4, help="Shifted copies that are averaged.")
@@ -119,6 +122,7 @@ def train_plugin_command(
         lr=lr,
         stage_steps=stage_steps,
         stage_pairs=stage_pairs,
+        stage_from=stage_from,
         default_steps=default_steps,
         num_shifts=num_shifts,
         version=version,

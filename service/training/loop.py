@@ -17,6 +17,7 @@ from tqdm import tqdm
 from service.training.ema import EMA
 
 Model = TypeVar("Model", bound=nn.Module)
+CHECKPOINT = "checkpoint.pt"
 Batch = tuple[Tensor, Tensor, Tensor]  # input and target (B, 3, H, W) in [-1, 1], task index (B,)
 
 
@@ -65,7 +66,7 @@ def run(
     )
     model.to(accelerator.device)
     ema = EMA(model, settings.ema_decay)
-    checkpoint = run_dir / "checkpoint.pt"
+    checkpoint = run_dir / CHECKPOINT
     step = _resume(checkpoint, model, optimizer, ema)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     last_step = settings.steps if stop_at is None else min(stop_at, settings.steps)

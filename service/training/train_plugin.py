@@ -20,7 +20,7 @@ from service.models.output_stage import OutputStage
 from service.models.plugin import save_plugin
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
-from service.plugin_manifest import OutputStageConfig, PluginManifest, plugin_folder
+from service.plugin_manifest import WEIGHTS, OutputStageConfig, PluginManifest, plugin_folder
 from service.training import loop
 from service.training.degradations import GENERATION
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
@@ -35,6 +35,7 @@ STARTS = "plugin_starts.safetensors"
 class PluginRecipe:
     """What is trained on what, for how long.
 
+    `stage_from`: the installed plugin whose output stage is this one's start; empty: a fresh one.
     `degradation`: names with commas between, a name twice for twice as often; empty: the plugin's.
     """
 
@@ -54,7 +55,8 @@ class PluginRecipe:
     lr: float = 6e-4
     warmup: int = 50
     stage_steps: int = 1000
-    stage_pairs: int = 480
+    stage_pairs: int = 800
+    stage_from: str = ""
     default_steps: int = 1
     num_shifts: int = 2
     version: str = "1.0.0"
@@ -106,7 +108,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             list(tasks),
             StageSettings(
                 recipe.stage_steps,
-                recipe.stage_pairs,
+                num_pairs=recipe.stage_pairs,
                 num_steps=recipe.default_steps,
                 num_shifts=recipe.num_shifts,
                 seed=recipe.seed,
@@ -144,13 +146,12 @@ def build_model(recipe: PluginRecipe) -> Restorer:
 
 
 def build_stage(recipe: PluginRecipe) -> OutputStage:
-    """A fresh output stage, or the base's start of one if it has that."""
+    """A fresh output stage, or a copy of another plugin's."""
     makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
     stage = OutputStage(OutputStageConfig(noise=makes_of_noise))
-    starts = recipe.store / recipe.base / STARTS
-    state = _below(load_file(starts), "stage.") if starts.exists() else {}
-    if state:
-        stage.load_state_dict(state)
+    if recipe.stage_from:
+        other = plugin_folder(recipe.store, recipe.base, recipe.stage_from) / WEIGHTS
+        stage.load_state_dict(_below(load_file(other), "stage."))
     return stage
 
 
@@ -212,7 +213,8 @@ Trained on synthetic degradations only.
 def _stage_line(recipe: PluginRecipe) -> str:
     if not recipe.stage_steps:
         return ""
+    start = f", from that of {recipe.stage_from}" if recipe.stage_from else ""
     return (
-        f"Then the output stage: {recipe.stage_steps} steps of 4 of "
+        f"Then the output stage{start}: {recipe.stage_steps} steps of 4 of "
         f"{recipe.stage_pairs} restored crops.\n"
     )

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from service.models.output_stage import OutputStage
+from service.models.tone import SEEN, transform
 from service.training import loop
 from service.training.degradations import GENERATION
 from service.training.objective import pixel_loss
@@ -28,10 +30,14 @@ Batches = Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]
 
 @dataclass(frozen=True)
 class StageSettings:
-    """num_pairs crops are restored once with num_steps and num_shifts; 0 steps: no stage."""
+    """num_pairs crops are restored once with num_steps, without shifted copies: many count more.
+
+    tone_steps train the tone alone, on reduced copies.
+    """
 
     steps: int = 1000
-    num_pairs: int = 480
+    tone_steps: int = 1000
+    num_pairs: int = 800
     batch_size: int = 4
     lr: float = 1e-3
     num_steps: int = 1
@@ -73,6 +79,9 @@ def train_stage(
     model = StageTrainer(restorer, stage, settings)
     pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
 
+    if not (run_dir / loop.CHECKPOINT).exists():
+        _train_tone(stage, pairs, settings)
+
     def open_crops(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
         crops = RestoredDataset(pairs, names, (settings.seed, stream))
         return DataLoader(crops, settings.batch_size)
@@ -88,6 +97,31 @@ def train_stage(
     )
     loop.run(model, open_crops, loop_settings, run_dir, draw_sheet)
     return stage
+
+
+def _train_tone(stage: OutputStage, pairs: Pairs, settings: StageSettings) -> None:
+    """The tone alone, on copies so small that it sees every pair many times within a minute."""
+    seen = [_reduced(pairs, name, SEEN) for name in ("image", "restored")]
+    small = [_reduced(pairs, name, 16) for name in ("image", "restored", "target")]
+    optimizer = torch.optim.AdamW(stage.tone.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.tone_steps)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for _ in tqdm(range(settings.tone_steps), desc="tone"):
+        rows = torch.randint(len(pairs["task"]), (32,), generator=generator)
+        image, restored, target = (part[rows] for part in small)
+        grid = stage.tone.coefficients(*(part[rows] for part in seen))
+        toned = transform(F.interpolate(grid, (16, 16), mode="bilinear"), image, restored)
+        optimizer.zero_grad()
+        F.l1_loss(toned, target).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+
+
+def _reduced(pairs: Pairs, name: str, size: int) -> Tensor:
+    """One column of the pairs in [-1, 1] at (N, 3, size, size)."""
+    rows = (row if row.is_floating_point() else _to_unit(row) for row in pairs[name])
+    small = [F.interpolate(row[None].float(), (size, size), mode="area") for row in rows]
+    return torch.cat(small)
 
 
 @torch.no_grad()
@@ -108,9 +142,7 @@ def restored_pairs(
     for images, targets, tasks in tqdm(
         islice(batches, num_batches), total=num_batches, desc="restored pairs"
     ):
-        restored = restorer.restore(
-            images.to(device), tasks.to(device), settings.num_steps, settings.num_shifts
-        )
+        restored = restorer.restore(images.to(device), tasks.to(device), settings.num_steps)
         parts.append((_to_bytes(images), _to_bytes(targets), restored.half().cpu(), tasks))
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     pairs = dict(zip(("image", "target", "restored", "task"), columns, strict=True))
