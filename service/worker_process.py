@@ -7,7 +7,7 @@ import signal
 import socket
 import uuid
 
-from service.engine.engine import build_engine
+from service.engine.engine import Engine, build_engine
 from service.errors import QueueUnavailable
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
@@ -29,6 +29,11 @@ async def run_worker(settings: Settings) -> None:
         settings.num_threads,
         settings.max_whole_pixels,
     )
+    await serve_engine(engine, settings)
+
+
+async def serve_engine(engine: Engine, settings: Settings) -> None:
+    """Serve with an engine that is there already."""
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     backbone = engine.backbone
     worker = Worker(queue, engine, _worker_settings(settings, backbone.name, str(backbone.device)))

@@ -17,6 +17,7 @@ class DenoiseStep:
     """Rows may be of any plugin, step and schedule; none reads another."""
 
     unet: UNet2DConditionModel
+    dtype: torch.dtype  # of the UNet, which would look through all its modules to tell
     num_residuals: int
     widths: tuple[int, ...]  # channels of the residuals and, if there is one, of the output skip
 
@@ -28,7 +29,7 @@ class DenoiseStep:
         skips = parts[self.num_residuals :]
         output = denoise(
             self.unet,
-            state.x.to(self.unet.dtype),
+            state.x.to(self.dtype),
             rows[:, TIMESTEP],
             context,
             parts[: self.num_residuals],

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from service import errors
+from service.engine.bucketed_step import BUCKETS
 from service.engine.model_runner import ModelRunner
 from service.engine.scheduler import Scheduler
 from service.engine.trajectory import Edit, Trajectory
@@ -43,7 +44,7 @@ class Engine:
         self, runner: ModelRunner, max_batch_size: int, max_whole_pixels: int = MAX_WHOLE_PIXELS
     ) -> None:
         self.runner, self.max_whole_pixels = runner, max_whole_pixels
-        self.scheduler = Scheduler(max_batch_size)
+        self.scheduler = Scheduler(max_batch_size, BUCKETS if runner.pads_batches else ())
         self._step_s = 0.0  # how long the last denoising step took
 
     @property

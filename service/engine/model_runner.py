@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from service.engine.batch import Batch
+from service.engine.bucketed_step import BucketedStep
 from service.engine.complements import Complements, complement_widths
 from service.engine.denoise_step import DenoiseStep
 from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
@@ -19,6 +20,7 @@ from service.engine.tile_runner import TileRunner
 from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
 from service.images import UnitPixels
 from service.models.attention import FusedAttention
+from service.models.attention_choice import fastest_attention
 from service.models.backbone import Backbone
 from service.models.output_stage import OutputStage
 from service.models.plugin_store import PluginStore
@@ -29,17 +31,22 @@ MAX_CODEC_PIXELS = 4 * 2**20  # in one call of the codec; Stable Diffusion's dec
 class ModelRunner:
     """Owns the weights. It changes trajectories and knows nothing about which ones come next."""
 
-    def __init__(self, backbone: Backbone, store: PluginStore) -> None:
+    def __init__(
+        self, backbone: Backbone, store: PluginStore, pads_batches: bool | None = None
+    ) -> None:
+        """`pads_batches` to a few sizes: None: on CUDA, where each size is one graph replay."""
         self.backbone, self.store = backbone, store
+        self.pads_batches = backbone.device.type == "cuda" if pads_batches is None else pads_batches
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
         self._tiles = TileRunner(backbone, self.noise_schedule)
         self._table = cache(self.noise_schedule.table)
-        self._attention = FusedAttention(backbone.unet)
+        attend = fastest_attention(backbone.device, backbone.dtype)
+        self._attention = FusedAttention(backbone.unet, attend)
         predicts_sample = self.noise_schedule.prediction_type == "sample"
-        self._widths = complement_widths(dict(backbone.unet.config), predicts_sample)
-        self._step = DenoiseStep(
-            backbone.unet, len(self._widths) - int(predicts_sample), self._widths
-        )
+        self.step_widths = complement_widths(dict(backbone.unet.config), predicts_sample)
+        num_residuals = len(self.step_widths) - int(predicts_sample)
+        step = DenoiseStep(backbone.unet, backbone.dtype, num_residuals, self.step_widths)
+        self.step = BucketedStep(step) if self.pads_batches else step
         self._side, self._pacer = SideStream(backbone.device), StepPacer(backbone.device)
         self._batches: dict[torch.Size, Batch] = {}
 
@@ -61,7 +68,7 @@ class ModelRunner:
         cond = self.backbone.encode(self._side.upload(views))
         tokens = plugin.tpb(features)
         timesteps = table.timesteps.to(cond.device)
-        complements = Complements(plugin, cond, timesteps, tokens, self._widths)
+        complements = Complements(plugin, cond, timesteps, tokens, self.step_widths)
         noise = self._side.upload(_seeded_noise(cond.shape, trajectory.edit.seed))
         is_noise = plugin.manifest.start == "noise"
         x = noise if is_noise else table.add_noise(cond.float(), noise)
@@ -79,7 +86,7 @@ class ModelRunner:
         """One UNet call and one sampler update for all rows; returns the seconds it took."""
         began = time.perf_counter()
         batch = self._stacked(trajectories)
-        batch.state = self._step(batch.state, batch.context, batch.complement(), batch.table_rows())
+        batch.state = self.step(batch.state, batch.context, batch.complement(), batch.table_rows())
         self._pacer.step_started()
         for trajectory in trajectories:
             trajectory.step += 1

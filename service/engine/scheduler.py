@@ -1,17 +1,24 @@
 """Which trajectories run in the next UNet call. It knows shapes and ages, no tensors' content."""
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
 from service.engine.trajectory import Stage, Trajectory
 
+MIN_FILL = 0.75  # of a bucket; below it, padding would cost more than a row that waits a step
+
 
 class Scheduler:
-    """Waiting trajectories in order of arrival, running ones up to `max_batch_size` in all."""
+    """Waiting trajectories in order of arrival, running ones up to `max_batch_size` in all.
 
-    def __init__(self, max_batch_size: int) -> None:
-        self.max_batch_size = max_batch_size
+    `buckets`: numbers of rows that a call is padded to, ascending; none: any number.
+    """
+
+    def __init__(self, max_batch_size: int, buckets: Sequence[int] = ()) -> None:
+        self.max_batch_size, self._buckets = max_batch_size, buckets
         self._waiting: deque[Trajectory] = deque()
         self._running: list[Trajectory] = []
         self._clock = 0
@@ -38,17 +45,28 @@ class Scheduler:
         return self._in(Stage.WAITING)
 
     def schedule(self) -> list[Trajectory]:
-        """Every row of the latent shape that has waited longest: any plugins, any steps."""
+        """Rows of the latent shape that has waited longest: any plugins, any steps."""
         self._clock += 1
         denoising = self._in(Stage.DENOISING)
         if not denoising:
             return []
         ready = [t for t in denoising if t.current.mark.is_past] or denoising[:1]
         shape: torch.Size = min(ready, key=lambda t: t.last_scheduled).latent_shape
-        batch = [t for t in ready if t.latent_shape == shape]
+        batch = self._fill([t for t in ready if t.latent_shape == shape])
         for trajectory in batch:
             trajectory.last_scheduled = self._clock
         return batch
+
+    def _fill(self, batch: list[Trajectory]) -> list[Trajectory]:
+        """All, or, where much of their bucket would be padding, a full smaller one's longest."""
+        num_rows = sum(t.num_rows for t in batch)
+        above = next((size for size in self._buckets if size >= num_rows), num_rows)
+        if num_rows >= MIN_FILL * above:
+            return batch
+        below = max(size for size in self._buckets if size <= num_rows)
+        longest = sorted(batch, key=lambda t: t.last_scheduled)
+        ends = list(accumulate(t.num_rows for t in longest))
+        return longest[: max(1, sum(end <= below for end in ends))]
 
     @property
     def is_denoising(self) -> bool:

@@ -106,6 +106,11 @@ class Trajectory:
         return self.current.state.x.shape[1:]
 
     @property
+    def num_rows(self) -> int:
+        """Of a batch: one for each view."""
+        return len(self.current.shifts)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of `pixels`."""
         return self.pixels.shape[0], self.pixels.shape[1]

@@ -23,8 +23,9 @@ class FusedAttention:
     the same up to the rounding of a differently shaped matrix product.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, attend: Attend | None = None) -> None:
-        attend = attend or F.scaled_dot_product_attention
+    def __init__(
+        self, unet: UNet2DConditionModel, attend: Attend = F.scaled_dot_product_attention
+    ) -> None:
         layers = [m for m in unet.modules() if isinstance(m, Attention)]
         for layer in layers:
             _check(layer)
