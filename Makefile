@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve all install format lint types protos chaos clean
+.PHONY: demo test serve all install format lint types protos chaos bench clean
 .DEFAULT_GOAL := all
 
 all: lint types test
@@ -42,6 +42,10 @@ protos: $(STAMP)
 # Kills worker processes for two minutes while 1,000 jobs run; prints its figures as JSON.
 chaos: $(STAMP)
 	$(BIN)/python -m loadtests.chaos
+
+# The engine's goals on a CPU, ten minutes of an idle core; the figures go to docs/benchmarks/.
+bench: $(STAMP)
+	$(BIN)/python -m loadtests.bench --base tiny --json docs/benchmarks/cpu-tiny.json
 
 clean:
 	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache

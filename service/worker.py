@@ -84,6 +84,7 @@ class Worker:
         self._ends = Ends(queue, self.metrics, settings.limits, self._rows)
         self._fleet = FleetPlugins(queue, settings.backbone)
         self._published, self._faults = Published(), dict[str, str]()
+        self._updates: Sequence[Update] = ()  # of the last step, to be published
         self._backoff = Backoff()
         self._pace = Pace()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -110,15 +111,19 @@ class Worker:
             self._thread.shutdown(wait=False)
 
     async def _cycle(self, block_s: float) -> bool:
-        """One engine step, and new claims meanwhile. True if there was nothing to do."""
+        """One engine step; meanwhile what the last one did is told, and new jobs are claimed.
+
+        True if there was nothing to do.
+        """
         was_busy = bool(self._rows or self._ends)
         step = self._start_step()
+        await self._publish(self._updates)
+        self._updates = ()
         claims = await self._claim(0.0 if step or self._ends else block_s)
         opened = await asyncio.gather(*(self._open(claim) for claim in claims))
         if step:
-            updates, seconds = await step
-            self._pace.observe_step(self._pixels_of(updates), seconds)
-            await self._publish(updates)
+            self._updates, seconds = await step
+            self._pace.observe_step(self._pixels_of(self._updates), seconds)
         self._drop_rows()
         for row in filter(None, opened):
             self._add(row)
@@ -203,7 +208,7 @@ class Worker:
             self._ends.fail(row, error)
 
     async def _publish(self, updates: Sequence[Update]) -> None:
-        """Progress now, so that a cancel is noticed before the next step; ends on the side."""
+        """Progress first, so that a cancel is noticed before the present step ends."""
         steps = [update for update in updates if isinstance(update, StepDone)]
         await asyncio.gather(*(self._report(step) for step in steps))
         tasks = [update for update in updates if isinstance(update, TaskDone)]

@@ -8,7 +8,7 @@ import torch
 
 from service.engine.engine import Engine, build_engine
 from service.images import ImageLimits, decode, encode
-from service.job_queue import JobQueue
+from service.job_queue import JobQueue, QueueSettings
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask
 from service.metrics import EngineMetrics, read_published
 from service.worker import Worker, WorkerSettings
@@ -27,6 +27,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         write_tiny_plugin(store, name, seed)
     yield build_engine(store, BASE, "cpu", max_batch_size=4, num_threads=1)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def queue_settings() -> QueueSettings:
+    """A lease that a busy machine does not let run out: a job taken over is run twice."""
+    return QueueSettings(prefix="test", lease_s=30.0, max_depth=4, heartbeat_s=0.1)
 
 
 def make_job(plugin: str) -> Job:

@@ -16,10 +16,12 @@ class Batch:
         for member in members:
             member.current.mark.wait()
         rows = [member.current for member in members]
-        self.members = tuple(members)
+        self.members, self._rows = tuple(members), rows
         self._counts = [len(row.shifts) for row in rows]
         self._device = rows[0].context.device
         self.state = SamplerState(*map(torch.cat, zip(*(r.state for r in rows), strict=True)))
+        deep = [r.deep for r in rows if r.deep is not None]
+        self.deep = torch.cat(deep) if len(deep) == len(rows) else None  # of the feature cache
         self.context = torch.cat([r.context.expand(len(r.shifts), -1, -1) for r in rows])
 
     def complement(self) -> Tensor:
@@ -41,6 +43,8 @@ class Batch:
     def unstack(self) -> None:
         """Give every member a state of its own."""
         parts = zip(*(torch.split(tensor, self._counts) for tensor in self.state), strict=True)
-        for member, part in zip(self.members, parts, strict=True):
-            if member.prepared is not None:
-                member.prepared.state = SamplerState(*(tensor.clone() for tensor in part))
+        for row, part in zip(self._rows, parts, strict=True):
+            row.state = SamplerState(*(tensor.clone() for tensor in part))
+        if self.deep is not None:
+            for row, deep in zip(self._rows, torch.split(self.deep, self._counts), strict=True):
+                row.deep = deep

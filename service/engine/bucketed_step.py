@@ -6,6 +6,7 @@ the same kernels, so a row's bits do not depend on who is beside it.
 
 import logging
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class BucketedStep:
     def __init__(self, step: DenoiseStep) -> None:
         self._step = step
         self._slots: OrderedDict[tuple[object, ...], _Slots] = OrderedDict()
+        # One memory for all graphs: they never run at once, and keep nothing between two runs.
+        self._pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         self.num_rows = self.num_slots = 0  # run so far; the rest of the slots was padding
 
     def __len__(self) -> int:
@@ -42,7 +45,8 @@ class BucketedStep:
         key = (state.x.shape[1:], context.shape[1:], size)
         if key not in self._slots:
             self._make_room()
-            self._slots[key] = _Slots(self._step, size, state, context, complement, rows)
+            inputs = (state, context, complement, rows)
+            self._slots[key] = _Slots(self._step, size, self._pool, *inputs)
         self._slots.move_to_end(key)
         return self._slots[key].run(state, context, complement, rows)
 
@@ -60,6 +64,7 @@ class _Slots:
         self,
         step: DenoiseStep,
         size: int,
+        pool: Any,
         state: SamplerState,
         context: Tensor,
         complement: Tensor,
@@ -68,7 +73,7 @@ class _Slots:
         def buffer(like: Tensor) -> Tensor:
             return like.new_zeros(size, *like.shape[1:])
 
-        self._step = step
+        self._step, self._pool = step, pool
         self._state = SamplerState(*map(buffer, state))
         self._context, self._complement, self._rows = map(buffer, (context, complement, rows))
         self._given_state: SamplerState | None = None
@@ -114,7 +119,7 @@ class _Slots:
         graph = torch.cuda.CUDAGraph()
         try:
             # thread_local: plugins may be loaded by another thread meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 self._compute_eagerly()
         except RuntimeError as error:
             log.warning("steps of %d rows run without a CUDA graph: %s", len(self._rows), error)

@@ -44,7 +44,8 @@ class Engine:
         self, runner: ModelRunner, max_batch_size: int, max_whole_pixels: int = MAX_WHOLE_PIXELS
     ) -> None:
         self.runner, self.max_whole_pixels = runner, max_whole_pixels
-        self.scheduler = Scheduler(max_batch_size, BUCKETS if runner.pads_batches else ())
+        buckets = BUCKETS if runner.pads_batches else ()
+        self.scheduler = Scheduler(max_batch_size, buckets, runner.cache_interval)
         self._step_s = 0.0  # how long the last denoising step took
 
     @property

@@ -22,6 +22,7 @@ from service.images import UnitPixels
 from service.models.attention import FusedAttention
 from service.models.attention_choice import fastest_attention
 from service.models.backbone import Backbone
+from service.models.feature_cache import FeatureCache
 from service.models.output_stage import OutputStage
 from service.models.plugin_store import PluginStore
 
@@ -32,11 +33,19 @@ class ModelRunner:
     """Owns the weights. It changes trajectories and knows nothing about which ones come next."""
 
     def __init__(
-        self, backbone: Backbone, store: PluginStore, pads_batches: bool | None = None
+        self,
+        backbone: Backbone,
+        store: PluginStore,
+        pads_batches: bool | None = None,
+        cache_interval: int = 1,
     ) -> None:
-        """`pads_batches` to a few sizes: None: on CUDA, where each size is one graph replay."""
-        self.backbone, self.store = backbone, store
-        self.pads_batches = backbone.device.type == "cuda" if pads_batches is None else pads_batches
+        """`pads_batches` to a few sizes: None: on CUDA, where each size is one graph replay.
+
+        cache_interval n > 1, lossy: deep layers run at every n-th step only; it pads nothing.
+        """
+        self.backbone, self.store, self.cache_interval = backbone, store, cache_interval
+        is_padding = backbone.device.type == "cuda" if pads_batches is None else pads_batches
+        self.pads_batches = is_padding and cache_interval == 1
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
         self._tiles = TileRunner(backbone, self.noise_schedule)
         self._table = cache(self.noise_schedule.table)
@@ -45,8 +54,9 @@ class ModelRunner:
         predicts_sample = self.noise_schedule.prediction_type == "sample"
         self.step_widths = complement_widths(dict(backbone.unet.config), predicts_sample)
         num_residuals = len(self.step_widths) - int(predicts_sample)
-        step = DenoiseStep(backbone.unet, backbone.dtype, num_residuals, self.step_widths)
-        self.step = BucketedStep(step) if self.pads_batches else step
+        self._step = DenoiseStep(backbone.unet, backbone.dtype, num_residuals, self.step_widths)
+        self.step = BucketedStep(self._step) if self.pads_batches else self._step
+        self._cache = FeatureCache(backbone.unet) if cache_interval > 1 else None
         self._side, self._pacer = SideStream(backbone.device), StepPacer(backbone.device)
         self._batches: dict[torch.Size, Batch] = {}
 
@@ -65,9 +75,9 @@ class ModelRunner:
         table = self._table_of(trajectory.edit.steps or plugin.manifest.default_steps)
         shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
         views = shifted_views(trajectory.pixels, shifts, self.backbone.pixel_multiple)
-        cond = self.backbone.encode(self._side.upload(views))
+        cond = self.backbone.encode(views)
         tokens = plugin.tpb(features)
-        timesteps = table.timesteps.to(cond.device)
+        timesteps = self._side.upload(table.timesteps)
         complements = Complements(plugin, cond, timesteps, tokens, self.step_widths)
         noise = self._side.upload(_seeded_noise(cond.shape, trajectory.edit.seed))
         is_noise = plugin.manifest.start == "noise"
@@ -86,7 +96,12 @@ class ModelRunner:
         """One UNet call and one sampler update for all rows; returns the seconds it took."""
         began = time.perf_counter()
         batch = self._stacked(trajectories)
-        batch.state = self.step(batch.state, batch.context, batch.complement(), batch.table_rows())
+        inputs = (batch.state, batch.context, batch.complement(), batch.table_rows())
+        if self._cache is None:
+            batch.state = self.step(*inputs)
+        else:
+            deep = batch.deep if trajectories[0].step % self.cache_interval else None
+            batch.state, batch.deep = self._step.with_cache(self._cache, *inputs, deep)
         self._pacer.step_started()
         for trajectory in trajectories:
             trajectory.step += 1
@@ -134,17 +149,29 @@ class ModelRunner:
         """Start to turn latents into images of their inputs' sizes; finish() has them."""
         with _timed(trajectories, "finish_s"), self._side.work() as mark:
             for chunk in self._codec_chunks(trajectories):
+                self._side.lend(*(t.current.state.x for t in chunk))
                 latents = torch.cat([t.current.state.x for t in chunk])
-                self._side.lend(latents)
                 views = self.backbone.decode(latents.to(self.backbone.dtype)).float()
                 counts = [len(t.current.shifts) for t in chunk]
                 for trajectory, part in zip(chunk, torch.split(views, counts), strict=True):
                     image = merge_views(part, trajectory.current.shifts, trajectory.size)
                     if (stage := trajectory.current.complements.plugin.stage) is not None:
-                        image = _refine(stage, trajectory, image)
+                        image = self._refine(stage, trajectory, image)
                     unit = (image / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
                     trajectory.decoded = Decoded(mark, self._side.download(unit))
                     trajectory.stage = Stage.DECODED
+
+    def _refine(self, stage: OutputStage, trajectory: Trajectory, restored: Tensor) -> Tensor:
+        """The output stage's (3, H, W) from the task's input and what the base restored."""
+        seen = torch.from_numpy(trajectory.pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+        noise = (
+            _seeded_noise(seen[None].shape, trajectory.edit.seed) if stage.config.noise else None
+        )
+        uploaded = None if noise is None else self._side.upload(noise)
+        like = stage.conv_in.weight
+        inputs = (self._side.upload(seen[None]), restored[None], uploaded)
+        refined: Tensor = stage(*(None if part is None else part.to(like) for part in inputs))
+        return refined[0].float()
 
     def _codec_chunks(self, trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
         """Groups of one latent shape, small enough for one call of the codec."""
@@ -188,15 +215,3 @@ def _timed(trajectories: Sequence[Trajectory], stage: str) -> Iterator[None]:
 def _seeded_noise(shape: torch.Size, seed: int) -> Tensor:
     """Drawn on the CPU, so that a seed means the same noise on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _refine(stage: OutputStage, trajectory: Trajectory, restored: Tensor) -> Tensor:
-    """The output stage's (3, H, W) from the task's input and what the base restored."""
-    seen = torch.from_numpy(trajectory.pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
-    noise = _seeded_noise(seen[None].shape, trajectory.edit.seed) if stage.config.noise else None
-    like = stage.conv_in.weight
-    inputs = (
-        None if part is None else part.to(like) for part in (seen[None], restored[None], noise)
-    )
-    refined: Tensor = stage(*inputs)
-    return refined[0].float()

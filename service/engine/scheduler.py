@@ -14,11 +14,15 @@ MIN_FILL = 0.75  # of a bucket; below it, padding would cost more than a row tha
 class Scheduler:
     """Waiting trajectories in order of arrival, running ones up to `max_batch_size` in all.
 
-    `buckets`: numbers of rows that a call is padded to, ascending; none: any number.
+    `buckets`: numbers of rows that a call is padded to, ascending; none: any number. Full passes
+    at every `cache_interval`-th step of an edit never share a call with shallow ones.
     """
 
-    def __init__(self, max_batch_size: int, buckets: Sequence[int] = ()) -> None:
+    def __init__(
+        self, max_batch_size: int, buckets: Sequence[int] = (), cache_interval: int = 1
+    ) -> None:
         self.max_batch_size, self._buckets = max_batch_size, buckets
+        self._cache_interval = cache_interval
         self._waiting: deque[Trajectory] = deque()
         self._running: list[Trajectory] = []
         self._clock = 0
@@ -45,17 +49,21 @@ class Scheduler:
         return self._in(Stage.WAITING)
 
     def schedule(self) -> list[Trajectory]:
-        """Rows of the latent shape that has waited longest: any plugins, any steps."""
+        """Rows of the kind of call that has waited longest: any plugins, any steps."""
         self._clock += 1
         denoising = self._in(Stage.DENOISING)
         if not denoising:
             return []
         ready = [t for t in denoising if t.current.mark.is_past] or denoising[:1]
-        shape: torch.Size = min(ready, key=lambda t: t.last_scheduled).latent_shape
-        batch = self._fill([t for t in ready if t.latent_shape == shape])
+        kind = self._kind(min(ready, key=lambda t: t.last_scheduled))
+        batch = self._fill([t for t in ready if self._kind(t) == kind])
         for trajectory in batch:
             trajectory.last_scheduled = self._clock
         return batch
+
+    def _kind(self, trajectory: Trajectory) -> tuple[torch.Size, bool]:
+        """Its latent shape, and whether it needs a full pass of the UNet."""
+        return trajectory.latent_shape, trajectory.step % self._cache_interval == 0
 
     def _fill(self, batch: list[Trajectory]) -> list[Trajectory]:
         """All, or, where much of their bucket would be padding, a full smaller one's longest."""

@@ -56,6 +56,7 @@ class Prepared:
     context: Tensor  # (1, N, E): every cross-attention's keys and values of the tokens
     complements: Complements
     state: SamplerState  # of (V, C, h, w), when it last entered or left a batch
+    deep: Tensor | None = None  # what the feature cache, if there is one, keeps (V, C', h', w')
 
 
 @dataclass

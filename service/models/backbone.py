@@ -121,14 +121,14 @@ class Backbone:
     def image_features(self, images: Sequence[Pixels]) -> Tensor:
         """Last hidden states without the class token, before the final norm: (B, N, D)."""
         pixels = torch.stack([self.preprocessor(image) for image in images])
-        output = self.image_encoder(pixels.to(self.device, self.dtype), output_hidden_states=True)
+        output = self.image_encoder(self._upload(pixels), output_hidden_states=True)
         features: Tensor = output.hidden_states[-1][:, 1:]
         return features
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, h, w), the posterior's mode."""
-        posterior = self.vae.encode(images.to(self.device, self.dtype)).latent_dist
+        posterior = self.vae.encode(self._upload(images)).latent_dist
         latents: Tensor = posterior.mode() * self.vae.config.scaling_factor
         return latents
 
@@ -137,6 +137,12 @@ class Backbone:
         """Latents (B, C, h, w) -> images (B, 3, H, W), about [-1, 1]."""
         images: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return images
+
+    def _upload(self, images: Tensor) -> Tensor:
+        """To the device, through pinned memory on CUDA: such a copy blocks nothing."""
+        if self.device.type == "cuda" and not images.is_cuda:
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return images.to(self.device, self.dtype)
 
 
 def pick_device(name: str) -> str:
