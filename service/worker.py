@@ -226,7 +226,7 @@ class Worker:
 
     def _live(self, row_id: str) -> Row | None:
         row = self._rows.get(row_id)
-        return None if row is None or row.is_lost else row
+        return None if row is None or row.is_lost or row.is_ending else row
 
     async def _report(self, step: StepDone) -> None:
         row = self._live(step.id)
