@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve all install format lint types protos chaos bench clean
+.PHONY: demo test serve all install format lint types protos chaos bench report clean
 .DEFAULT_GOAL := all
 
 all: lint types test
@@ -46,6 +46,10 @@ chaos: $(STAMP)
 # The engine's goals on a CPU, ten minutes of an idle core; the figures go to docs/benchmarks/.
 bench: $(STAMP)
 	$(BIN)/python -m loadtests.bench --base tiny --json docs/benchmarks/cpu-tiny.json
+
+# Every evaluation into docs/results/: make report PHOTOS=photos_val TRAIN_PHOTOS=photos_train
+report: $(STAMP)
+	BIN=$(BIN) scripts/report $(PHOTOS) $(TRAIN_PHOTOS)
 
 clean:
 	rm -rf build dist demo_output .pytest_cache .mypy_cache .ruff_cache

@@ -12,10 +12,11 @@ from typing import Annotated, Literal, cast, get_args
 import typer
 
 from service import errors
+from service.cli_evaluation import evaluate_app
 from service.cli_jobs import jobs_app, workers
 from service.cli_plugins import plugins_app
 from service.cli_settings import check_installed, read_settings, read_store_settings
-from service.cli_training import evaluate_app, train_app
+from service.cli_training import train_app
 from service.images import (
     LOSSY,
     MEDIA_TYPES,

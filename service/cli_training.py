@@ -1,19 +1,17 @@
-"""`diffplugin train` and `diffplugin evaluate`: recipes and measurements from the command line.
+"""`diffplugin train`: recipes from the command line.
 
 Options left out keep the default of the recipe, which is where they are explained.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from service.cli_settings import check_installed, read_settings, read_store_settings
+from service.cli_settings import read_settings, read_store_settings
 from service.errors import InvalidRequest
 
 train_app = typer.Typer(help="Train the base, a plugin or the selector.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Measure restoration or the selector.", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of photos.")]
 HeldOut = Annotated[
@@ -182,51 +180,6 @@ def train_selector_command(
         print(train_vp(store, settings.base, images, seed=seed or 0))
 
 
-@evaluate_app.command("restoration")
-def evaluate_restoration_command(
-    images: Folder,
-    tasks: Annotated[str, typer.Option(help="Plugins with commas between, e.g. derain,dehaze.")],
-    size: Annotated[int, typer.Option(min=64, help="Photos are cut and scaled to this.")] = 256,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the numbers.")] = None,
-    sheet: Annotated[Path, typer.Option(help="Contact sheet.")] = Path("restoration_sheet.png"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Use this many photos.")] = None,
-    base: BaseName = None,
-) -> None:
-    """Damage photos, restore them, and compare with the truth and with classical methods."""
-    from service.engine.engine import build_engine
-    from service.evaluation.restoration import engine_restorer, evaluate_restoration
-
-    settings = read_store_settings(base=base)
-    names = tuple(part.strip() for part in tasks.split(",") if part.strip())
-    check_installed(settings, names)
-    store, num_threads = settings.plugins_store, settings.num_threads
-    engine = build_engine(
-        store, settings.base, settings.device, settings.max_batch_size, num_threads
-    )
-    report = evaluate_restoration(
-        images, names, size, engine_restorer(engine), json_path, sheet, limit
-    )
-    print(_table(report))
-
-
-@evaluate_app.command("selector")
-def evaluate_selector_command(
-    instructions: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="One JSON object with id and text a line."),
-    ],
-    predictions: Annotated[Path, typer.Option(help="Write id, labels and scores, one a line.")],
-    base: BaseName = None,
-) -> None:
-    """Plan sentences; measure the plans where the file has the right labels."""
-    from service.evaluation.selector import predict_instructions
-
-    settings = read_store_settings(base=base)
-    store = settings.plugins_store
-    summary = predict_instructions(instructions, predictions, store, settings.base)
-    print(json.dumps(summary, indent=2))
-
-
 def _check_degradation(task: str) -> None:
     from service.training.degradations import NAMES
 
@@ -247,18 +200,6 @@ def _texts(task: str, title: str | None, examples: list[str] | None) -> tuple[st
         title or (known.title if known else ""),
         tuple(examples or (known.example_instructions if known else ())),
     )
-
-
-def _table(report: dict[str, Any]) -> str:
-    """Means per task, for the terminal."""
-    lines = [f"{'task':<10} {'PSNR in -> out':>16} {'SSIM in -> out':>16}  best classical"]
-    for task, m in report["tasks"].items():
-        lines.append(
-            f"{task:<10} {m['psnr_in']:>7.2f} -> {m['psnr_out']:.2f} "
-            f"{m['ssim_in']:>8.3f} -> {m['ssim_out']:.3f}  "
-            f"{m['classical_psnr']:.2f} ({m['classical_method']})"
-        )
-    return "\n".join(lines)
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.restoration import richardson_lucy, wiener
 
-from service.evaluation.metrics import to_image, to_pixels
+from service.evaluation.metrics import LUMA, to_image, to_pixels
 
 Image = NDArray[np.float32]
 Plane = NDArray[np.float32]
 Method = Callable[[Image], Image]
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def median(image: Image, size: int) -> Image:
@@ -171,6 +169,24 @@ def inpaint_and_stretch(image: Image) -> Image:
     return stretch_contrast(inpaint_scratches(image))
 
 
+def denoise_and_stretch(image: Image) -> Image:
+    return stretch_contrast(non_local_means(image, 6.0))
+
+
+def grey_world_and_denoise(image: Image) -> Image:
+    return non_local_means(gain_to_grey_world(image), 8.0)
+
+
+def sky_and_earth(image: Image) -> Image:
+    """Bluish where it is bright and high in the frame, brownish below: what most photos share."""
+    light = image @ LUMA
+    height = np.linspace(1.0, 0.0, image.shape[0], dtype=np.float32)[:, None]
+    sky = np.clip(2.0 * light * height - 0.4, 0.0, 1.0)[..., None]
+    blue = np.array([0.92, 1.0, 1.1], np.float32)
+    brown = np.array([1.07, 1.0, 0.86], np.float32)
+    return _clip(light[..., None] * (sky * blue + (1 - sky) * brown))
+
+
 def sepia(image: Image) -> Image:
     """Lightness kept, one brown hue over all."""
     return _clip((image @ LUMA)[..., None] * np.array([1.12, 0.99, 0.83], np.float32))
@@ -205,6 +221,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "gamma": gamma_to_mean,
         "gamma_denoise": gamma_and_denoise,
         "grey_world": gain_to_grey_world,
+        "grey_world_denoise": grey_world_and_denoise,
         "clahe": partial(clahe, limit=8.0),
         "retinex": partial(retinex, sigmas=(40.0,)),
         "multiscale_retinex": partial(retinex, sigmas=(8.0, 40.0, 120.0)),
@@ -215,6 +232,11 @@ METHODS: dict[str, dict[str, Method]] = {
         "gaussian": partial(gaussian, sigma=1.0),
         "bilateral": bilateral,
         "non_local_means": non_local_means,
+    },
+    "dejpeg": {
+        "gaussian": partial(gaussian, sigma=0.7),
+        "bilateral": partial(bilateral, sigma_colour=0.05),
+        "non_local_means": partial(non_local_means, strength=4.0),
     },
     "highlight": {"inpaint": inpaint_highlights, "lower": lower_highlights, "clahe": clahe},
     "deblur": {
@@ -231,11 +253,12 @@ METHODS: dict[str, dict[str, Method]] = {
     "restore": {
         "inpaint": inpaint_scratches,
         "inpaint_stretch": inpaint_and_stretch,
+        "denoise_stretch": denoise_and_stretch,
         "clahe": clahe,
         "median3": partial(median, size=3),
         "stretch": stretch_contrast,
     },
-    "colorize": {"sepia": sepia, "none": keep},
+    "colorize": {"sepia": sepia, "sky_and_earth": sky_and_earth, "none": keep},
 }
 
 

@@ -27,7 +27,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """A titled block of photos; every photo is a row of tiles, all of one size."""
+    """A titled block of photos; every photo is a row of tiles."""
 
     title: str
     photos: Sequence[Sequence[Tile]]
@@ -41,8 +41,8 @@ def caption(label: str, psnr_db: float | None = None) -> str:
 
 
 def draw_sheet(sections: Sequence[Section], path: Path, photos_per_row: int = 2) -> None:
-    """Write the sections below each other as one PNG."""
-    blocks = [_draw_section(section, photos_per_row) for section in sections]
+    """Write the sections below each other as one picture, in the format of its name."""
+    blocks = [draw_section(section, photos_per_row) for section in sections]
     width = max(block.width for block in blocks)
     sheet = Picture.new("RGB", (width, sum(block.height for block in blocks)), BACKGROUND)
     top = 0
@@ -53,11 +53,14 @@ def draw_sheet(sections: Sequence[Section], path: Path, photos_per_row: int = 2)
     sheet.save(path)
 
 
-def _draw_section(section: Section, photos_per_row: int) -> Picture.Image:
-    num_tiles = len(section.photos[0])
-    first = section.photos[0][0].pixels
-    shrink = min(1.0, MAX_TILE_PX / max(first.shape[:2]))
-    width, height = round(first.shape[1] * shrink), round(first.shape[0] * shrink)
+def draw_section(
+    section: Section, photos_per_row: int = 2, max_tile_px: int = MAX_TILE_PX
+) -> Picture.Image:
+    """One section; tiles of another shape keep it."""
+    num_tiles = max(len(tiles) for tiles in section.photos)
+    fitted = [[_fit(tile, max_tile_px) for tile in tiles] for tiles in section.photos]
+    width = max(picture.width for row in fitted for picture in row)
+    height = max(picture.height for row in fitted for picture in row)
     rows = math.ceil(len(section.photos) / photos_per_row)
     photo_px = num_tiles * (width + GAP_PX) + 2 * GAP_PX
     row_px = height + CAPTION_PX + GAP_PX
@@ -69,8 +72,13 @@ def _draw_section(section: Section, photos_per_row: int) -> Picture.Image:
         top = TITLE_PX + (index // photos_per_row) * row_px
         for number, tile in enumerate(tiles):
             corner = (left + number * (width + GAP_PX), top)
-            picture = Picture.fromarray(tile.pixels).resize((width, height))
-            block.paste(picture, corner)
+            block.paste(fitted[index][number], corner)
             where = (corner[0] + 2, top + height + 1)
             draw.text(where, tile.caption, fill=INK, font=ImageFont.load_default(size=13))
     return block
+
+
+def _fit(tile: Tile, side: int) -> Picture.Image:
+    picture = Picture.fromarray(tile.pixels)
+    shrink = min(1.0, side / max(picture.size))
+    return picture.resize((round(picture.width * shrink), round(picture.height * shrink)))

@@ -76,8 +76,8 @@ class SCB(nn.Module):
             only_cross_attention=config.only_cross_attention,
             add_downsample=False,
         )
-        self.taps = nn.ModuleList(_zero_conv(width, width) for _ in range(config.num_layers + 1))
-        self.gain = _zero_conv(width, config.in_channels) if config.output_skip else None
+        self.taps = nn.ModuleList(zero_conv(width, width) for _ in range(config.num_layers + 1))
+        self.gain = zero_conv(width, config.in_channels) if config.output_skip else None
 
     def forward(self, cond: Tensor, timesteps: Tensor, tokens: Tensor) -> SCBOutput:
         """cond (B, C, h, w), timesteps (B,), tokens (B, N, D) -> residuals, skip."""
@@ -90,7 +90,7 @@ class SCB(nn.Module):
         return SCBOutput(residuals, skip)
 
 
-def _zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+def zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, 1)
     torch.nn.init.zeros_(conv.weight)
     assert conv.bias is not None

@@ -1,0 +1,1 @@
+"""Ablations of the paper and its rivals, trained at the scale of a small base."""
