@@ -6,11 +6,14 @@ DiffPluginError
 │   ├── InvalidImage            the bytes are not an image that can be read
 │   ├── UnsupportedImageType    an image, but of a format that is not served
 │   ├── ImageTooLarge           too many bytes or pixels
+│   ├── Unauthenticated         no API key, or none that is known
+│   ├── Forbidden               the key may not do that
 │   ├── UnknownPlugin           a plugin was named that is not installed
 │   ├── JobNotFound             no job of that id, or it was forgotten
 │   └── JobNotFinished          its result was asked for too early
 ├── Unavailable                 try again later
 │   ├── Overloaded              the queue is full
+│   ├── RateLimited             the key was used too often
 │   ├── NoWorker                no live worker (or selector) to serve the request
 │   └── QueueUnavailable        Redis does not answer
 ├── DeadlineExceeded            the job's deadline passed first
@@ -59,6 +62,16 @@ class ImageTooLarge(ClientError):
     title = "The image is too large"
 
 
+class Unauthenticated(ClientError):
+    code = "unauthenticated"
+    title = "A valid API key is needed"
+
+
+class Forbidden(ClientError):
+    code = "forbidden"
+    title = "The API key may not do that"
+
+
 class UnknownPlugin(ClientError):
     code = "unknown_plugin"
     title = "No such plugin"
@@ -88,6 +101,11 @@ class Unavailable(DiffPluginError):
 class Overloaded(Unavailable):
     code = "overloaded"
     title = "Too many jobs are waiting"
+
+
+class RateLimited(Unavailable):
+    code = "rate_limited"
+    title = "The API key was used too often"
 
 
 class NoWorker(Unavailable):
