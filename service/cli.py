@@ -14,6 +14,7 @@ import typer
 from service import errors
 from service.cli_evaluation import evaluate_app
 from service.cli_jobs import jobs_app, workers
+from service.cli_keys import keys_app
 from service.cli_plugins import plugins_app
 from service.cli_settings import check_installed, read_settings, read_store_settings
 from service.cli_training import train_app
@@ -40,6 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plugins_app, name="plugins")
+app.add_typer(keys_app, name="keys")
 app.add_typer(jobs_app, name="jobs")
 app.command("workers")(workers)
 app.add_typer(train_app, name="train")
@@ -144,7 +146,7 @@ def plan(
     if server:
         from service.client import Client
 
-        with Client(server) as client:
+        with Client(server, api_key=read_settings().api_key) as client:
             found = client.plan(picture, instruction)
     else:
         from service.local_edit import plan_picture
@@ -213,18 +215,13 @@ def _edit_here(base: str | None, data: bytes, mask: bytes, request: EditRequest)
 def _edit_remotely(server: str, data: bytes, mask: bytes, request: EditRequest) -> bytes:
     from service.client import Client
 
-    with Client(server, read_settings().request_timeout_s) as client:
-        result = client.edit(
-            data,
-            request.instruction,
-            request.plugins,
-            request.steps,
-            request.seed,
-            request.output_format,
-            request.output_quality,
-            request.metadata,
-            mask or None,
-        )
+    settings = read_settings()
+    with Client(server, settings.request_timeout_s, api_key=settings.api_key) as client:
+        options = request.model_dump(include={"seed", "output_format", "output_quality"})
+        options |= request.model_dump(include={"metadata", "strength"})
+        if request.steps is not None:
+            options["steps"] = request.steps
+        result = client.edit(data, request.instruction, request.plugins, mask or None, **options)
     print(_sentence(result.plan))
     return result.image
 

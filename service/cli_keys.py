@@ -19,7 +19,9 @@ Name = Annotated[str, typer.Argument(help="Whose key it is, e.g. web-shop.")]
 @keys_app.command("create")
 def create(
     name: Name,
-    scope: Annotated[list[str] | None, typer.Option(help="edit (default) or admin; repeat.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="edit (default) or admin; repeat.")
+    ] = None,
     per_minute: Annotated[int, typer.Option(min=0, help="Most edits and plans; 0: any.")] = 0,
     file: File = None,
 ) -> None:

@@ -1,11 +1,12 @@
 """Typed clients of the HTTP API, blocking and asyncio; they raise the errors of service.errors."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self, Unpack
 
 import httpx
 
@@ -13,51 +14,57 @@ from service import errors
 from service.client_wire import (
     RESPOND_ASYNC,
     Call,
+    EditOptions,
     EditResult,
     EventReader,
     checked,
     edit_fields,
     edit_result,
     is_loopback,
+    key_header,
     plan_of,
     transport_failure,
     upload,
 )
-from service.images import OutputFormat
 from service.jobs import Job, Plan
 from service.queue_records import Event
 
-__all__ = ["AsyncClient", "Client", "EditResult"]
+__all__ = ["AsyncClient", "Client", "EditOptions", "EditResult"]
 
 
 class Client:
-    """Blocking client: `with Client("http://127.0.0.1:8000") as client: client.edit(...)`."""
+    """Blocking client: `with Client("http://127.0.0.1:8000") as client: client.edit(...)`.
+
+    `tls`: an SSL context that knows the service's authority, or holds a certificate of the caller.
+    """
 
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
         timeout_s: float = 120.0,
         transport: httpx.BaseTransport | None = None,
+        api_key: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.timeout_s = timeout_s
-        self._http = httpx.Client(base_url=url, transport=transport, trust_env=not is_loopback(url))
+        self._http = httpx.Client(
+            base_url=url,
+            transport=transport,
+            trust_env=not is_loopback(url),
+            headers=key_header(api_key),
+            verify=True if tls is None else tls,
+        )
 
     def edit(
         self,
         image: bytes | Path,
         instruction: str = "",
         plugins: Sequence[str] | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        output_format: OutputFormat = "png",
-        output_quality: int | None = None,
-        metadata: Literal["keep", "strip"] = "keep",
         mask: bytes | Path | None = None,
+        **options: Unpack[EditOptions],
     ) -> EditResult:
         """Restore `image`; `plugins`, if given, run instead of what the instruction asks for."""
-        data = edit_fields(
-            instruction, plugins, steps, seed, output_format, output_quality, metadata
-        )
+        data = edit_fields(instruction, plugins, options)
         return edit_result(self._send(upload("/v1/edit", image, data, self.timeout_s, mask)))
 
     def submit(
@@ -65,17 +72,11 @@ class Client:
         image: bytes | Path,
         instruction: str = "",
         plugins: Sequence[str] | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        output_format: OutputFormat = "png",
-        output_quality: int | None = None,
-        metadata: Literal["keep", "strip"] = "keep",
         mask: bytes | Path | None = None,
+        **options: Unpack[EditOptions],
     ) -> Job:
         """Queue what edit() does and return its job; watch(), get() and result() tell the rest."""
-        data = edit_fields(
-            instruction, plugins, steps, seed, output_format, output_quality, metadata
-        )
+        data = edit_fields(instruction, plugins, options)
         call = upload("/v1/edit", image, data, self.timeout_s, mask, RESPOND_ASYNC)
         return Job.model_validate_json(self._send(call).content)
 
@@ -151,10 +152,16 @@ class AsyncClient:
         url: str = "http://127.0.0.1:8000",
         timeout_s: float = 120.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        api_key: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.timeout_s = timeout_s
         self._http = httpx.AsyncClient(
-            base_url=url, transport=transport, trust_env=not is_loopback(url)
+            base_url=url,
+            transport=transport,
+            trust_env=not is_loopback(url),
+            headers=key_header(api_key),
+            verify=True if tls is None else tls,
         )
 
     async def edit(
@@ -162,17 +169,11 @@ class AsyncClient:
         image: bytes | Path,
         instruction: str = "",
         plugins: Sequence[str] | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        output_format: OutputFormat = "png",
-        output_quality: int | None = None,
-        metadata: Literal["keep", "strip"] = "keep",
         mask: bytes | Path | None = None,
+        **options: Unpack[EditOptions],
     ) -> EditResult:
         """Restore `image`; `plugins`, if given, run instead of what the instruction asks for."""
-        data = edit_fields(
-            instruction, plugins, steps, seed, output_format, output_quality, metadata
-        )
+        data = edit_fields(instruction, plugins, options)
         call = await asyncio.to_thread(upload, "/v1/edit", image, data, self.timeout_s, mask)
         return edit_result(await self._send(call))
 
@@ -181,17 +182,11 @@ class AsyncClient:
         image: bytes | Path,
         instruction: str = "",
         plugins: Sequence[str] | None = None,
-        steps: int | None = None,
-        seed: int | None = None,
-        output_format: OutputFormat = "png",
-        output_quality: int | None = None,
-        metadata: Literal["keep", "strip"] = "keep",
         mask: bytes | Path | None = None,
+        **options: Unpack[EditOptions],
     ) -> Job:
         """Queue what edit() does and return its job; watch(), get() and result() tell the rest."""
-        data = edit_fields(
-            instruction, plugins, steps, seed, output_format, output_quality, metadata
-        )
+        data = edit_fields(instruction, plugins, options)
         call = await asyncio.to_thread(
             upload, "/v1/edit", image, data, self.timeout_s, mask, RESPOND_ASYNC
         )

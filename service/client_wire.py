@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import httpx
 
@@ -88,30 +88,42 @@ class Call:
         return RECONNECT_S
 
 
+class EditOptions(TypedDict, total=False):
+    """Fields of an edit as POST /v1/edit has them; what is left out has the service's default."""
+
+    steps: int
+    seed: int
+    output_format: OutputFormat
+    output_quality: int | None
+    metadata: Literal["keep", "strip"]
+    priority: Literal["high", "normal", "low"]
+    strength: float
+    plan: Plan
+    previews: int
+    webhook: str
+    webhook_events_filter: Sequence[str]
+
+
 def edit_fields(
-    instruction: str,
-    plugins: Sequence[str] | None,
-    steps: int | None,
-    seed: int | None,
-    output_format: OutputFormat,
-    output_quality: int | None,
-    metadata: str,
+    instruction: str, plugins: Sequence[str] | None, options: EditOptions
 ) -> dict[str, Any]:
-    fields = {
+    fields: dict[str, Any] = {
         "instruction": instruction,
         "plugins": list(plugins) if plugins else None,
-        "steps": steps,
-        "seed": seed,
-        "output_format": output_format,
-        "output_quality": output_quality,
-        "metadata": metadata,
+        **options,
     }
+    if (plan := options.get("plan")) is not None:
+        fields["plan"] = plan.model_dump_json()
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def is_loopback(url: str) -> bool:
     """A proxy of the environment must not stand between two processes of one machine."""
     return httpx.URL(url).host in ("127.0.0.1", "::1", "localhost")
+
+
+def key_header(api_key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def upload(

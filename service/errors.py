@@ -25,15 +25,20 @@ from collections.abc import Mapping
 
 
 class DiffPluginError(Exception):
-    """`code` is stable and the same on every wire; the message says what to change."""
+    """`code` is stable and the same on every wire; the message says what to change.
+
+    `title` and `remedy` are of the kind: docs/errors.md is made of them.
+    """
 
     code = "internal"
     title = "Internal error"
+    remedy = "Report it with the request id; the log of the service has the traceback."
 
 
 class ClientError(DiffPluginError):
     code = "bad_request"
     title = "Bad request"
+    remedy = "Read `detail`."
 
 
 class InvalidRequest(ClientError):
@@ -41,6 +46,7 @@ class InvalidRequest(ClientError):
 
     code = "invalid_request"
     title = "A field is missing, unknown or out of range"
+    remedy = "Change the fields that `detail` names."
 
     def __init__(self, message: str, fields: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -50,41 +56,49 @@ class InvalidRequest(ClientError):
 class InvalidImage(ClientError):
     code = "invalid_image"
     title = "The image cannot be read"
+    remedy = "Send a whole, undamaged image file."
 
 
 class UnsupportedImageType(ClientError):
     code = "unsupported_image_type"
     title = "The image format is not supported"
+    remedy = "Send one of the formats that `detail` lists."
 
 
 class ImageTooLarge(ClientError):
     code = "image_too_large"
     title = "The image is too large"
+    remedy = "Send a smaller file, or fewer pixels."
 
 
 class Unauthenticated(ClientError):
     code = "unauthenticated"
     title = "A valid API key is needed"
+    remedy = "Send `Authorization: Bearer <key>` or `X-API-Key: <key>`."
 
 
 class Forbidden(ClientError):
     code = "forbidden"
     title = "The API key may not do that"
+    remedy = "Use a key that has the scope."
 
 
 class UnknownPlugin(ClientError):
     code = "unknown_plugin"
     title = "No such plugin"
+    remedy = "Name plugins that `GET /v1/plugins` lists."
 
 
 class JobNotFound(ClientError):
     code = "job_not_found"
     title = "No such job"
+    remedy = "Check the id; jobs and results are forgotten after a while."
 
 
 class JobNotFinished(ClientError):
     code = "job_not_finished"
     title = "The job has no result yet"
+    remedy = "Ask again later, or follow the events of the job."
 
 
 class Unavailable(DiffPluginError):
@@ -92,6 +106,7 @@ class Unavailable(DiffPluginError):
 
     code = "unavailable"
     title = "The service cannot take the request now"
+    remedy = "Try again after `Retry-After` seconds."
 
     def __init__(self, message: str, retry_after_s: int = 5) -> None:
         super().__init__(message)
@@ -101,36 +116,43 @@ class Unavailable(DiffPluginError):
 class Overloaded(Unavailable):
     code = "overloaded"
     title = "Too many jobs are waiting"
+    remedy = "Try again after `Retry-After` seconds."
 
 
 class RateLimited(Unavailable):
     code = "rate_limited"
     title = "The API key was used too often"
+    remedy = "Try again after `Retry-After` seconds, or ask for a higher rate."
 
 
 class NoWorker(Unavailable):
     code = "no_worker"
     title = "No worker is alive"
+    remedy = "Try again after `Retry-After` seconds; `/readyz` says what is missing."
 
 
 class QueueUnavailable(Unavailable):
     code = "queue_unavailable"
     title = "The queue does not answer"
+    remedy = "Try again after `Retry-After` seconds."
 
 
 class DeadlineExceeded(DiffPluginError):
     code = "deadline_exceeded"
     title = "The deadline passed before the job finished"
+    remedy = "Send a longer `timeout`, or ask for less."
 
 
 class JobCanceled(DiffPluginError):
     code = "canceled"
     title = "The job was canceled"
+    remedy = "Nothing: somebody wanted it so."
 
 
 class EditFailed(DiffPluginError):
     code = "edit_failed"
     title = "The edit failed"
+    remedy = "Try again once; then report it with the job id."
 
 
 def by_code(code: str) -> type[DiffPluginError]:

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+WebhookEvent = Literal["start", "progress", "completed"]
+
 
 class Record(BaseModel):
     """Frozen, and strict about unknown fields."""
@@ -77,6 +79,8 @@ class EditRequest(Record):
     metadata: Literal["keep", "strip"] = "keep"  # EXIF, XMP and IPTC; the profile always stays
     strength: float = 1.0  # how much of the models' change is kept, 0 to 1
     previews: int = 0  # pictures to show on the way, at most
+    webhook: str | None = None  # URL that is told of the job
+    webhook_events_filter: tuple[WebhookEvent, ...] = ()
     priority: Priority = Priority.NORMAL
     plan_only: bool = False  # the selector ends the job with its plan; there is no result
 

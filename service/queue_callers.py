@@ -1,5 +1,6 @@
 """The callers' side of the job queue: submit, look, wait, cancel, fetch the result."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -150,9 +151,11 @@ class CallerSide(QueueConnection):
             raise JobNotFound(f"the result of job {job_id!r} was forgotten")
         return bytes(result)
 
-    async def watch(self, job_id: str, after: str = "0") -> AsyncIterator[tuple[str, Event]]:
-        """Events later than the id `after`, as they come; ends with the final state."""
-        while True:
+    async def watch(
+        self, job_id: str, after: str = "0", stop: asyncio.Event | None = None
+    ) -> AsyncIterator[tuple[str, Event]]:
+        """Events later than the id `after`, as they come; ends with the final state, or `stop`."""
+        while stop is None or not stop.is_set():
             job = await self.get(job_id)
             for event_id, event in await self._read_events(job, after):
                 yield event_id, event

@@ -45,7 +45,8 @@ class QueueConnection:
             )
         except ValueError as error:
             raise InvalidRequest(
-                f"{url!r} is no address of a Redis; write redis://host:6379/0 or unix:///path.sock"
+                "DIFFPLUGIN_REDIS_URL is no address of a Redis; "
+                "write redis://host:6379/0 or unix:///path.sock"
             ) from error
         return cls(redis, settings)
 

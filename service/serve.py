@@ -12,8 +12,10 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-import httpx
-
+from service.api.guard import check_exposure
+from service.api.tls import check_tls
+from service.errors import QueueUnavailable
+from service.job_queue import JobQueue, QueueSettings
 from service.redis_server import PrivateRedis
 from service.settings import Settings
 
@@ -33,12 +35,18 @@ def environment(settings: Settings, role: str) -> dict[str, str]:
     if role == "selector":
         # Its models are small; the cores belong to the worker.
         values["num_threads"] = 1
-    variables = {f"DIFFPLUGIN_{name.upper()}": str(value) for name, value in values.items()}
+    variables = {
+        f"DIFFPLUGIN_{name.upper()}": str(value)
+        for name, value in values.items()
+        if value is not None
+    }
     # Bars of loading weights do not belong into the roles' logs.
     return {**variables, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 async def _serve(settings: Settings) -> int:
+    check_exposure(settings)
+    check_tls(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -50,7 +58,7 @@ async def _serve(settings: Settings) -> int:
         try:
             for role in ROLES:
                 children[role] = await _start(role, environment(shared, role))
-            return await _watch(children, stop, _local_url(settings))
+            return await _watch(children, stop, shared)
         finally:
             await _stop(children, settings.shutdown_grace_s + KILL_AFTER_S)
 
@@ -66,16 +74,18 @@ async def _start(role: str, variables: Mapping[str, str]) -> Process:
     )
 
 
-async def _watch(children: Mapping[str, Process], stop: asyncio.Event, url: str) -> int:
+async def _watch(children: Mapping[str, Process], stop: asyncio.Event, settings: Settings) -> int:
     """Wait for the stop signal or the first child that ends, and say when the service is ready."""
     ends = [asyncio.create_task(child.wait(), name=role) for role, child in children.items()]
     stopped = asyncio.create_task(stop.wait())
-    ready = asyncio.create_task(_announce(url))
+    done = asyncio.Event()
+    ready = asyncio.create_task(_announce(settings, done))
     try:
         await asyncio.wait([*ends, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        ready.cancel()
+        done.set()
         stopped.cancel()
+        await ready
     if stop.is_set():
         print("stopping: running jobs may end", flush=True)
         return 0
@@ -85,20 +95,30 @@ async def _watch(children: Mapping[str, Process], stop: asyncio.Event, url: str)
     return 1
 
 
-async def _announce(url: str) -> None:
-    """Print one line when the api, a selector and a worker are there."""
-    # A proxy of the environment must not stand between two processes of one machine.
-    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
-        while not await _is_ready(client, url):
-            await asyncio.sleep(READY_POLL_S)
-    print(f"ready on {url}", flush=True)
+async def _announce(settings: Settings, done: asyncio.Event) -> None:
+    """Print one line when the api, a selector and a worker are there; at most until `done`.
 
-
-async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
+    It asks the queue and the port, not /readyz, which may want a certificate.
+    """
+    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     try:
-        return (await client.get(f"{url}/readyz")).status_code == httpx.codes.OK
-    except httpx.TransportError:
+        while not done.is_set():
+            if await _is_ready(queue, settings):
+                print(f"ready on {_local_url(settings)}", flush=True)
+                return
+            await asyncio.sleep(READY_POLL_S)
+    finally:
+        await queue.close()
+
+
+async def _is_ready(queue: JobQueue, settings: Settings) -> bool:
+    try:
+        roles = {info.role for info in await queue.workers()}
+        _, writer = await asyncio.open_connection(_local_host(settings), settings.port)
+    except (QueueUnavailable, OSError):
         return False
+    writer.close()
+    return roles == {"worker", "selector"}
 
 
 async def _stop(children: Mapping[str, Process], timeout_s: float) -> None:
@@ -118,5 +138,9 @@ async def _stop(children: Mapping[str, Process], timeout_s: float) -> None:
 
 
 def _local_url(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    return f"http://{host}:{settings.port}"
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{_local_host(settings)}:{settings.port}"
+
+
+def _local_host(settings: Settings) -> str:
+    return "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host

@@ -10,12 +10,36 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="DIFFPLUGIN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="DIFFPLUGIN_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
     host: str = Field("127.0.0.1", description="Address the HTTP and gRPC servers bind to.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0: none.")
-    redis_url: str = Field("", description="Redis to use; empty: `serve` starts a private one.")
+    api_keys_file: Path | None = Field(
+        None, description="File of API keys (`diffplugin keys`); empty: none is asked for."
+    )
+    allow_anonymous: bool = Field(False, description="Listen beyond the loopback without API keys.")
+    api_key: str = Field("", repr=False, description="Key that the command line sends to --server.")
+    tls_cert: Path | None = Field(None, description="PEM chain of both servers; empty: no TLS.")
+    tls_key: Path | None = Field(None, description="PEM key of that certificate.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM roots; callers must then show a certificate of theirs (mTLS)."
+    )
+    webhook_secret: str = Field(
+        "", repr=False, description="whsec_ and base64: signs webhooks; empty: there are none."
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Webhooks may go to private addresses and this machine."
+    )
+    webhook_attempts: int = Field(6, ge=1, description="Times that a webhook is tried.")
+    webhook_retry_s: float = Field(
+        2.0, gt=0, description="Pause after a webhook's first failure; each next is four times it."
+    )
+    redis_url: str = Field(
+        "", repr=False, description="Redis to use; empty: `serve` starts a private one."
+    )
     key_prefix: str = Field("diffplugin", description="First part of every Redis key.")
     plugins_store: Path = Field(
         Path("plugins_store"), description="Folder with bases, plugins and the mapping table."

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
 from service.pb.diffplugin.v1 import edit_pb2_grpc
 from tests.api_stack import Stack, serving
@@ -20,9 +21,9 @@ async def serving_both(
     redis_url: str, store: Path, **settings: Any
 ) -> AsyncIterator[tuple[Stack, grpc.aio.Channel]]:
     async with serving(redis_url, store, **settings) as stack:
-        metrics = stack.app.state.metrics
+        edge = Edge(stack.app.state.metrics, stack.app.state.guard)
         async with (
-            serving_grpc(stack.intake, metrics, stack.settings, port=0) as port,
+            serving_grpc(stack.intake, edge, stack.settings, port=0) as port,
             channel_to(port) as channel,
         ):
             yield stack, channel

@@ -1,6 +1,5 @@
 """Every error of the tree is answered over HTTP and gRPC as the one catalogue says."""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,10 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from redis.asyncio import Redis
 
 from service import errors
 from service.api.catalogue import CATALOGUE
-from service.api.grpc_errors import answers_errors
+from service.api.error_page import ABSTRACT, render
+from service.api.grpc_errors import Edge, answers_errors
+from service.api.guard import Guard
 from service.metrics import ApiMetrics
 from service.pb.diffplugin.v1 import edit_pb2 as pb
 from service.pb.diffplugin.v1 import edit_pb2_grpc
@@ -21,7 +23,8 @@ from tests.test_api_problems import app_that_raises
 
 class Raising(edit_pb2_grpc.EditServiceServicer):
     def __init__(self, error: Exception) -> None:
-        self.error, self.metrics = error, ApiMetrics()
+        self.error = error
+        self.edge = Edge(ApiMetrics(), Guard(Redis(), "test", keys_file=None))
 
     @answers_errors
     async def ListPlugins(self, request: Any, context: Any) -> Any:
@@ -82,14 +85,7 @@ async def test_bug_is_internal_without_its_text(caplog: pytest.LogCaptureFixture
     assert "the secret" in caplog.text
 
 
-def test_the_documented_catalogue_is_the_real_one() -> None:
-    text = (Path(__file__).parent.parent / "docs/api.md").read_text()
-    rows = re.findall(r"^\| (\d{3}) \| (\w+) \| `(\w+)` \|", text, re.MULTILINE)
-    documented = {code: (int(http), name) for http, name, code in rows}
-    # Those that are only parents of others are never raised themselves.
-    abstract = (errors.ClientError, errors.Unavailable)
-    assert documented == {
-        kind.code: (status.http, status.grpc.name)
-        for kind, status in CATALOGUE.items()
-        if kind not in abstract
-    }
+def test_the_page_of_errors_is_that_of_the_code() -> None:
+    page = (Path(__file__).parent.parent / "docs/errors.md").read_text()
+    assert page == render(), "run: python -m service.api.error_page docs/errors.md"
+    assert all(f"`{kind.code}`" in page for kind in errors.leaves() if kind not in ABSTRACT)

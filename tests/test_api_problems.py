@@ -27,7 +27,9 @@ def app_that_raises(error: Exception) -> httpx.AsyncClient:
 def test_every_error_has_a_status(kind: type[errors.DiffPluginError]) -> None:
     assert 400 <= CATALOGUE[kind].http < 600
     assert (CATALOGUE[kind].http < 500) == (
-        issubclass(kind, errors.ClientError | errors.Overloaded | errors.JobCanceled)
+        issubclass(
+            kind, errors.ClientError | errors.Overloaded | errors.RateLimited | errors.JobCanceled
+        )
     )
 
 

@@ -15,6 +15,7 @@ LAYERS = {
     "service.errors": 0,
     "service.settings": 0,
     "service.jobs": 1,
+    "service.api_keys": 1,
     "service.images": 1,
     "service.image": 1,  # image_files and its family: what images is made of
     "service.plugin_manifest": 1,

@@ -76,7 +76,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     rows = []
     for name, field in Settings.model_fields.items():
-        default = f"`{field.default}`" if str(field.default) else "(empty)"
+        default = "(empty)" if field.default in ("", None) else f"`{field.default}`"
         rows.append(f"| `DIFFPLUGIN_{name.upper()}` | {default} | {field.description} |")
     table = [line for line in text.splitlines() if line.startswith("| `DIFFPLUGIN_")]
     assert table == rows, "the table should be:\n" + "\n".join(rows)

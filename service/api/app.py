@@ -11,17 +11,22 @@ from fastapi import FastAPI
 from service import __version__
 from service.api import events, openai_images, operations, routes
 from service.api.admission import EarlyDoor
+from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
+from service.api.guard import Guard, check_exposure
+from service.api.http_guard import KeyCheck
 from service.api.intake import Intake
 from service.api.middleware import Gate
 from service.api.problems import add_problem_handlers
+from service.api.tls import check_tls, uvicorn_tls
+from service.api.webhook_sender import sending_webhooks
 from service.job_queue import JobQueue
 from service.metrics import ApiMetrics
 from service.queue_records import QueueSettings
 from service.settings import Settings
 
-# Beside the image a form carries its other fields and the boundaries.
-FORM_OVERHEAD_BYTES = 2**20
+# Beside the image a body carries its other fields and the boundaries.
+BODY_OVERHEAD_BYTES = 2**20
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,10 +39,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
         app.state.intake = intake = Intake(queue, settings)
+        app.state.guard = Guard(queue.redis, settings.key_prefix, settings.api_keys_file)
         async with AsyncExitStack() as exits:
             exits.push_async_callback(queue.close)
+            if settings.webhook_secret:
+                await exits.enter_async_context(sending_webhooks(queue, settings))
             if settings.grpc_port:
-                serving = serving_grpc(intake, app.state.metrics, settings, settings.grpc_port)
+                edge = Edge(app.state.metrics, app.state.guard)
+                serving = serving_grpc(intake, edge, settings, settings.grpc_port)
                 await exits.enter_async_context(serving)
             yield
 
@@ -45,11 +54,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.base = settings.base
     app.state.metrics = ApiMetrics()
     app.add_middleware(EarlyDoor)
-    app.add_middleware(
-        Gate,
-        metrics=app.state.metrics,
-        max_body_bytes=settings.max_image_bytes + FORM_OVERHEAD_BYTES,
-    )
+    app.add_middleware(KeyCheck, guard=lambda: app.state.guard)
+    # Base64 makes four bytes of three.
+    max_body_bytes = settings.max_image_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
+    app.add_middleware(Gate, metrics=app.state.metrics, max_body_bytes=max_body_bytes)
     add_problem_handlers(app)
     app.include_router(routes.router)
     app.include_router(events.router)
@@ -59,7 +67,12 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 async def run_api(settings: Settings) -> None:
-    """Serve HTTP and gRPC until SIGTERM or SIGINT, then let running requests end."""
+    """Serve HTTP and gRPC until SIGTERM or SIGINT, then let running requests end.
+
+    InvalidRequest if strangers could use it unasked, or if TLS is half set up.
+    """
+    check_exposure(settings)
+    check_tls(settings)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,
@@ -68,6 +81,7 @@ async def run_api(settings: Settings) -> None:
         log_config=None,
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        **uvicorn_tls(settings),
     )
     await ApiServer(config).serve()
 

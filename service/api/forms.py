@@ -12,8 +12,8 @@ from service.errors import InvalidImage, InvalidRequest
 
 FieldsT = TypeVar("FieldsT", bound=Fields)
 
-# The only field that may be sent more than once.
-REPEATED = "plugins"
+# The fields that may be sent more than once.
+REPEATED = ("plugins", "webhook_events_filter")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _read_values(form: FormData, file_names: tuple[str, ...]) -> dict[str, objec
         if name in file_names:
             continue
         sent = form.getlist(name)
-        if len(sent) > 1 and name != REPEATED:
+        if len(sent) > 1 and name not in REPEATED:
             raise InvalidRequest(f"field {name!r} was sent {len(sent)} times; send it once")
-        values[name] = sent if name == REPEATED else sent[0]
+        values[name] = sent if name in REPEATED else sent[0]
     return values

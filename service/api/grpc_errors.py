@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
@@ -14,18 +15,29 @@ from grpc_status import rpc_status
 
 from service import errors
 from service.api.catalogue import CATALOGUE, violations_of
+from service.api.guard import Guard, bearer
 from service.metrics import ApiMetrics
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "diffplugin"
+# The calls that count towards a key's rate.
+WORK = ("Edit", "EditStream", "SubmitEdit", "UploadEdit", "Plan")
 
 
-class Counted(Protocol):
+@dataclass(frozen=True)
+class Edge:
+    """What every call passes on its way in and out."""
+
     metrics: ApiMetrics
+    guard: Guard
 
 
-ServiceT = TypeVar("ServiceT", bound=Counted)
+class Guarded(Protocol):
+    edge: Edge
+
+
+ServiceT = TypeVar("ServiceT", bound=Guarded)
 RequestT = TypeVar("RequestT")
 AnswerT = TypeVar("AnswerT")
 Call = Callable[[ServiceT, RequestT, ServicerContext], Coroutine[Any, Any, AnswerT]]
@@ -34,12 +46,14 @@ Call = Callable[[ServiceT, RequestT, ServicerContext], Coroutine[Any, Any, Answe
 def answers_errors(
     call: Call[ServiceT, RequestT, AnswerT],
 ) -> Call[ServiceT, RequestT, AnswerT]:
-    """The edge of a call: what it raises becomes its status, and every call is counted."""
+    """The edge of a call: its key is checked, what it raises becomes its status, it is counted."""
 
     @wraps(call)
     async def answered(service: ServiceT, request: RequestT, context: ServicerContext) -> AnswerT:
         code = StatusCode.CANCELLED  # unless it comes to an end
         try:
+            key = _key_of(context)
+            await service.edge.guard.check(key, "edit", is_work=call.__name__ in WORK)
             answer = await call(service, request, context)
             code = StatusCode.OK
             return answer
@@ -50,7 +64,7 @@ def answers_errors(
             await context.abort(status.code, status.details, status.trailing_metadata)
             raise AssertionError("abort() raises. This is a bug.") from error
         finally:
-            service.metrics.grpc_calls.labels(call.__name__, code.name).inc()
+            service.edge.metrics.grpc_calls.labels(call.__name__, code.name).inc()
 
     return answered
 
@@ -76,6 +90,11 @@ def status_of(error: errors.DiffPluginError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def _key_of(context: ServicerContext) -> str:
+    sent = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
+    return bearer(sent.get("authorization", ""), sent.get("x-api-key", ""))
 
 
 def _unexpected(error: Exception, call: Callable[..., object]) -> errors.DiffPluginError:

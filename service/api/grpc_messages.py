@@ -49,9 +49,16 @@ def edit_fields(request: pb.EditRequest, timeout_s: float | None) -> EditFields:
             "metadata": _named("metadata", METADATA, request.metadata),
             "priority": _named("priority", PRIORITIES, request.priority),
             "previews": request.previews,
+            **_webhook_of(request),
             "timeout": timeout_s,
         }
     )
+
+
+def _webhook_of(request: pb.EditRequest) -> dict[str, Any]:
+    events = list(request.webhook_events_filter)
+    told = {"webhook_events_filter": events} if events else {}
+    return {"webhook": request.webhook or None, **told}
 
 
 def _named(field: str, names: Mapping[Any, str], number: int) -> str:

@@ -8,10 +8,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.api.grpc_errors import Edge
 from service.api.grpc_service import EditService
 from service.api.intake import Intake
+from service.api.tls import grpc_tls
 from service.errors import QueueUnavailable
-from service.metrics import ApiMetrics
 from service.pb.diffplugin.v1 import edit_pb2, edit_pb2_grpc
 from service.settings import Settings
 
@@ -23,11 +24,11 @@ MAX_BYTES_PER_PIXEL = 8  # of a result: four channels of 16 bits
 
 @asynccontextmanager
 async def serving_grpc(
-    intake: Intake, metrics: ApiMetrics, settings: Settings, port: int
+    intake: Intake, edge: Edge, settings: Settings, port: int
 ) -> AsyncIterator[int]:
     """Serve on `port` (0: a free one) and yield it; at the end running calls get their grace."""
     server = grpc.aio.server(options=_limits(settings))
-    servicer = EditService(intake, metrics, settings.result_ttl_s)
+    servicer = EditService(intake, edge, settings.result_ttl_s)
     # The generated code has no types.
     edit_pb2_grpc.add_EditServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     healths = health.aio.HealthServicer()
@@ -36,7 +37,11 @@ async def serving_grpc(
         (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     await _set_readiness(healths, intake)
-    bound = server.add_insecure_port(_address(settings.host, port))
+    address, credentials = _address(settings.host, port), grpc_tls(settings)
+    if credentials is None:
+        bound = server.add_insecure_port(address)
+    else:
+        bound = server.add_secure_port(address, credentials)
     await server.start()
     following = asyncio.create_task(_follow_readiness(healths, intake, settings.heartbeat_s))
     try:

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 from grpc.aio import ServicerContext
 
 from service.api import grpc_messages as messages
-from service.api.grpc_errors import answers_errors
+from service.api.grpc_errors import Edge, answers_errors
 from service.api.grpc_upload import read_upload
 from service.api.intake import Intake, check_event_id, raise_for
 from service.errors import DiffPluginError
 from service.jobs import Job, JobStatus, Plan
-from service.metrics import ApiMetrics
 from service.pb.diffplugin.v1 import edit_pb2 as pb
 
 T = TypeVar("T")
@@ -23,9 +22,9 @@ Follow = Callable[[Job], Coroutine[Any, Any, T]]
 class EditService:
     """`max_timeout_s` caps the deadlines of calls; beyond it a job would be forgotten anyway."""
 
-    def __init__(self, intake: Intake, metrics: ApiMetrics, max_timeout_s: float) -> None:
+    def __init__(self, intake: Intake, edge: Edge, max_timeout_s: float) -> None:
         self._intake = intake
-        self.metrics = metrics
+        self.edge = edge
         self._max_timeout_s = max_timeout_s
 
     @answers_errors

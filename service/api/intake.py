@@ -10,6 +10,8 @@ from service import errors
 from service.api.admission import Admission
 from service.api.estimates import demand_of, estimate_s
 from service.api.schemas import MAX_SEED, EditFields, Fields
+from service.api.webhook_sender import follow
+from service.api.webhook_target import resolve
 from service.image_mask import mask_of_alpha
 from service.images import ImageLimits, OutputFormat, check_files, media_type, upright_size
 from service.job_queue import JobQueue
@@ -68,7 +70,10 @@ class Intake:
             metadata=fields.metadata,
             strength=fields.strength,
             previews=fields.previews,
+            webhook=fields.webhook,
+            webhook_events_filter=fields.webhook_events_filter if fields.webhook else (),
         )
+        await self._check_webhook(fields.webhook)
         plan = await self._given_plan(fields)
         size = await asyncio.to_thread(self._check_files, image, mask, request.output_format)
         return await self._submit(kept, request, plan, size, fields.timeout, once, job_id)
@@ -142,9 +147,12 @@ class Intake:
         named = {"id": job_id} if job_id else {}
         job = Job(request=request, plan=plan, deadline_at=deadline_at, **named)
         try:
-            return await self.queue.submit(job, kept, once, demand)
+            submitted = await self.queue.submit(job, kept, once, demand)
         finally:
             self.admission.leave()
+        if request.webhook is not None and submitted is job:
+            await follow(self.queue, job.id)
+        return submitted
 
     def _check_files(
         self, image: bytes, mask: bytes, output_format: OutputFormat
@@ -181,6 +189,13 @@ class Intake:
         steps = fields.steps if isinstance(fields, EditFields) else None
         if steps is not None and steps > limits.max_steps:
             raise invalid("steps", f"steps may be at most {limits.max_steps}")
+
+    async def _check_webhook(self, url: str | None) -> None:
+        if url is None:
+            return
+        if not self._settings.webhook_secret:
+            raise invalid("webhook", "webhooks are off: DIFFPLUGIN_WEBHOOK_SECRET is not set")
+        await resolve(url, self._settings.webhook_allow_private)
 
     async def _check_plugins(self, names: tuple[str, ...]) -> None:
         installed = await self.plugins()

@@ -43,6 +43,8 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
     headers = {}
     if isinstance(error, errors.Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if is_openai(request.url.path):
         return openai_problem(error, headers)
     status = CATALOGUE[type(error)].http

@@ -16,7 +16,7 @@ from pydantic import (
 
 from service.errors import InvalidRequest
 from service.images import LOSSY, OutputFormat
-from service.jobs import Job, JobStatus, Plan, Record, Timings
+from service.jobs import Job, JobStatus, Plan, Record, Timings, WebhookEvent
 from service.plugin_manifest import PluginManifest
 
 MAX_SEED = 2**32 - 1
@@ -86,6 +86,20 @@ class EditFields(Fields):
     previews: Annotated[int, Field(ge=0, le=MAX_PREVIEWS)] = Field(
         0, description="Most preview pictures among the job's events."
     )
+
+    webhook: str | None = Field(None, description="URL that is told what becomes of the job.")
+    webhook_events_filter: tuple[WebhookEvent, ...] = Field(
+        ("start", "completed"), description="What it is told; progress at most twice a second."
+    )
+
+    @field_validator("webhook_events_filter", mode="before")
+    @classmethod
+    def _split_events(cls, value: object) -> object:
+        """`start,completed` in a form is a list."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+            return value
+        return tuple(name.strip() for part in parts for name in part.split(","))
 
     @field_validator("plugins", mode="before")
     @classmethod

@@ -62,7 +62,7 @@ JOB_STATUS_CANCELED: JobStatus
 JOB_STATUS_EXPIRED: JobStatus
 
 class EditRequest(_message.Message):
-    __slots__ = ("image", "instruction", "plugins", "steps", "seed", "output_format", "mask", "output_quality", "metadata", "priority", "plan", "strength", "previews")
+    __slots__ = ("image", "instruction", "plugins", "steps", "seed", "output_format", "mask", "output_quality", "metadata", "priority", "plan", "strength", "previews", "webhook", "webhook_events_filter")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_FIELD_NUMBER: _ClassVar[int]
     PLUGINS_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +76,8 @@ class EditRequest(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_FIELD_NUMBER: _ClassVar[int]
+    WEBHOOK_EVENTS_FILTER_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     instruction: str
     plugins: _containers.RepeatedScalarFieldContainer[str]
@@ -89,7 +91,9 @@ class EditRequest(_message.Message):
     plan: TaskPlan
     strength: float
     previews: int
-    def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ..., plugins: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., mask: _Optional[bytes] = ..., output_quality: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., strength: _Optional[float] = ..., previews: _Optional[int] = ...) -> None: ...
+    webhook: str
+    webhook_events_filter: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, image: _Optional[bytes] = ..., instruction: _Optional[str] = ..., plugins: _Optional[_Iterable[str]] = ..., steps: _Optional[int] = ..., seed: _Optional[int] = ..., output_format: _Optional[_Union[OutputFormat, str]] = ..., mask: _Optional[bytes] = ..., output_quality: _Optional[int] = ..., metadata: _Optional[_Union[Metadata, str]] = ..., priority: _Optional[_Union[Priority, str]] = ..., plan: _Optional[_Union[TaskPlan, _Mapping]] = ..., strength: _Optional[float] = ..., previews: _Optional[int] = ..., webhook: _Optional[str] = ..., webhook_events_filter: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
     __slots__ = ("id", "image", "media_type", "plan", "no_op", "seed", "timings", "versions")
