@@ -14,9 +14,9 @@ HEAD = """# Errors
 
 Made from the code by `python -m service.api.error_page docs/errors.md`; a test compares them.
 
-A code is stable, and the same on every wire: `code` of an answer over HTTP (problem+json, RFC 9457) and of OpenAI's
-`error`, `reason` of gRPC's `ErrorInfo` (in upper case, domain `diffplugin`), `error.code` of a job, of its events and of
-its webhooks. The message beside it says what to change.
+A code is stable, and the same on every wire: `code` of an answer over HTTP (problem+json, RFC 9457)
+and of OpenAI's `error`; `reason` of gRPC's `ErrorInfo` (in upper case, domain `diffplugin`);
+`error.code` of a job, of its events and of its webhooks. The message beside it says what to change.
 
 """
 
