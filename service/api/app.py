@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import events, openai_images, operations, routes
+from service.api import docs_page, events, openai_images, operations, routes
 from service.api.admission import EarlyDoor
 from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
@@ -17,6 +17,7 @@ from service.api.guard import Guard, check_exposure
 from service.api.http_guard import KeyCheck
 from service.api.intake import Intake
 from service.api.middleware import Gate
+from service.api.openapi import serve_openapi
 from service.api.problems import add_problem_handlers
 from service.api.tls import check_tls, uvicorn_tls
 from service.api.webhook_sender import sending_webhooks
@@ -50,7 +51,13 @@ def create_app(settings: Settings) -> FastAPI:
                 await exits.enter_async_context(serving)
             yield
 
-    app = FastAPI(title="Diff-Plugin Serve", version=__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="Diff-Plugin Serve",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere; docs_page does not
+        redoc_url=None,
+    )
     app.state.base = settings.base
     app.state.metrics = ApiMetrics()
     app.add_middleware(EarlyDoor)
@@ -63,6 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(events.router)
     app.include_router(openai_images.router)
     app.include_router(operations.router)
+    app.include_router(docs_page.router)
+    serve_openapi(app)
     return app
 
 

@@ -14,7 +14,7 @@ from service.api.forms import read_parts
 from service.api.intake import Intake, invalid
 from service.api.openai_fields import ImageEdit
 from service.api.openai_stream import size_of, stream_events
-from service.api.openapi import form_of
+from service.api.openapi import openai_form_of
 from service.api.routes import finish_unless_gone
 from service.errors import DiffPluginError
 from service.jobs import Job
@@ -22,7 +22,7 @@ from service.jobs import Job
 router = APIRouter()
 
 
-@router.post("/v1/images/edits", openapi_extra=form_of(ImageEdit))
+@router.post("/v1/images/edits", openapi_extra=openai_form_of(ImageEdit))
 async def edit_image(request: Request) -> Response:
     """OpenAI's image edit: `prompt` is the instruction; n edits differ in their seed."""
     intake: Intake = request.app.state.intake

@@ -4,7 +4,7 @@ import logging
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
@@ -53,7 +53,7 @@ async def v2_server() -> ServerMetadata:
     return ServerMetadata(version=__version__)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text: of this process, of the queue, and of every live worker."""
     state = request.app.state

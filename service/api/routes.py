@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import Response
@@ -11,16 +11,12 @@ from pydantic import BaseModel
 
 from service.api.bodies import read_body
 from service.api.intake import JOB_ID, Intake, raise_for
-from service.api.openapi import body_of
-from service.api.problems import MEDIA_TYPE, Problem
+from service.api.openapi import body_of, headers_of, image_or
 from service.api.schemas import EditAnswer, EditFields, PlanAnswer, PlanFields, PluginList
 from service.errors import InvalidRequest, JobCanceled
-from service.images import MEDIA_TYPES
 from service.jobs import Job, Plan, Timings
 
-router = APIRouter(
-    responses={"default": {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}}
-)
+router = APIRouter()
 
 # RFC 7240; with both, the seconds count.
 PREFERENCE = re.compile(r"\bwait\s*=\s*\"?(?P<wait_s>\d{1,6})|\brespond-async\b(?!.*\bwait\s*=)")
@@ -37,17 +33,14 @@ JobId = Annotated[
 ]
 
 
-def _image_or(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI of an answer that is an image file, or JSON."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    return {200: {"model": answer, "content": dict.fromkeys(MEDIA_TYPES.values(), binary)}}
+EXAMPLE = {"instruction": "remove the rain", "seed": 7, "output_format": "webp"}
 
 
 @router.post(
     "/v1/edit",
     response_class=Response,
-    responses={**_image_or(EditAnswer), 202: {"model": Job}},
-    openapi_extra=body_of(EditFields),
+    responses={**image_or(EditAnswer), 202: {"model": Job}},
+    openapi_extra={**body_of(EditFields, example=EXAMPLE), **headers_of(may_repeat=True)},
 )
 async def edit(request: Request, intake: Door) -> Response:
     """Restore a photo as a sentence says. `Prefer: respond-async` answers at once with the job,
@@ -64,8 +57,8 @@ async def edit(request: Request, intake: Door) -> Response:
 @router.put(
     "/v1/edits/{client_id}",
     response_class=Response,
-    responses={**_image_or(EditAnswer), 202: {"model": Job}},
-    openapi_extra=body_of(EditFields),
+    responses={**image_or(EditAnswer), 202: {"model": Job}},
+    openapi_extra={**body_of(EditFields, example=EXAMPLE), **headers_of(may_repeat=False)},
 )
 async def put_edit(client_id: JobId, request: Request, intake: Door) -> Response:
     """The same under an id that the caller chose. Sent again, it is the same job; with another
@@ -103,7 +96,11 @@ async def _result(request: Request, intake: Intake, job: Job) -> Response:
     return Response(result, media_type=media_type, headers=_headers_of(job))
 
 
-@router.post("/v1/plan", response_model=PlanAnswer, openapi_extra=body_of(PlanFields))
+@router.post(
+    "/v1/plan",
+    response_model=PlanAnswer,
+    openapi_extra=body_of(PlanFields, False, {"instruction": "remove the rain, then brighten it"}),
+)
 async def plan(request: Request, intake: Door) -> Response:
     """The tasks that the same photo and sentence would run, with scores; nothing is restored."""
     files, fields = await read_body(request, PlanFields)
@@ -125,7 +122,7 @@ async def get_edit(job_id: str, intake: Door) -> Response:
     return _json(await intake.queue.get(job_id))
 
 
-@router.get("/v1/edits/{job_id}/result", response_class=Response, responses=_image_or(EditAnswer))
+@router.get("/v1/edits/{job_id}/result", response_class=Response, responses=image_or(EditAnswer))
 async def get_result(job_id: str, request: Request, intake: Door) -> Response:
     """The restored image of a finished job, or the error it ended with."""
     return await _result(request, intake, await intake.queue.get(job_id))

@@ -53,7 +53,7 @@ class WebhookSender:
             try:
                 with outages_named():
                     await self._turn()
-            except QueueUnavailable as error:
+            except (QueueUnavailable, exceptions.RedisError) as error:
                 log.warning("webhooks must wait: %s", error)
                 await asyncio.sleep(BLOCK_S)
         await asyncio.gather(*self._followed.values())
@@ -89,6 +89,13 @@ class WebhookSender:
             ids: list[Any] = list(self._followed)
             await self._redis.xclaim(self._stream, GROUP, self._name, 0, ids, justid=True)
 
+    async def _release(self, entry_id: bytes) -> None:
+        """Idle for a day: whoever asks next takes it."""
+        ids: list[Any] = [entry_id]
+        await self._redis.xclaim(
+            self._stream, GROUP, "released", 0, ids, idle=86_400_000, justid=True
+        )
+
     async def _follow(self, entry_id: bytes, job_id: str) -> None:
         """Tell all that is left to tell of a job; one job's trouble is its own."""
         try:
@@ -98,6 +105,8 @@ class WebhookSender:
                     pipe.xdel(self._stream, entry_id)
                     pipe.delete(self._told_key(job_id))
                     await pipe.execute()
+            else:
+                await self._release(entry_id)
         except (QueueUnavailable, exceptions.RedisError) as error:
             log.warning("the webhook of job %s must wait: %s", job_id, error)
         except Exception:
