@@ -16,7 +16,7 @@ from schemathesis import checks
 
 from tests.api_stack import Stack, listening, serving
 
-# What every answer must be: no 5xx, a status and a media type of the document, a body of its schema.
+# No 5xx; a status and a media type of the document; a body of its schema.
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,

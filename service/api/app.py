@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import docs_page, events, openai_images, operations, routes
+from service.api import docs_page, events, openai_images, operations, repository, routes
 from service.api.admission import EarlyDoor
 from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's own pages load scripts from elsewhere; docs_page does not
         redoc_url=None,
     )
-    app.state.base = settings.base
+    app.state.base, app.state.settings = settings.base, settings
     app.state.metrics = ApiMetrics()
     app.add_middleware(EarlyDoor)
     app.add_middleware(KeyCheck, guard=lambda: app.state.guard)
@@ -70,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(events.router)
     app.include_router(openai_images.router)
     app.include_router(operations.router)
+    app.include_router(repository.router)
     app.include_router(docs_page.router)
     serve_openapi(app)
     return app
