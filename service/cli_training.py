@@ -24,7 +24,8 @@ Size = Annotated[int | None, typer.Option(min=32, help="Side of a crop in pixels
 Lr = Annotated[float | None, typer.Option(help="Peak learning rate.")]
 NumWorkers = Annotated[int | None, typer.Option(min=0, help="Processes that degrade photos.")]
 Seed = Annotated[int | None, typer.Option(help="Of weights, crops and degradations.")]
-Precision = Annotated[str | None, typer.Option(help="no, fp16 or bf16.")]
+Precision = Annotated[str | None, typer.Option(help="auto (the fastest here), no, fp16 or bf16.")]
+Curves = Annotated[bool, typer.Option(help="Write TensorBoard curves to the run folder.")]
 BaseName = Annotated[str | None, typer.Option(help="Base model in plugins_store.")]
 
 
@@ -43,6 +44,7 @@ def train_base_command(
     num_workers: NumWorkers = None,
     seed: Seed = None,
     mixed_precision: Precision = None,
+    tensorboard: Curves = False,
 ) -> None:
     """Train the base on every degradation, or go on; then write it to --out."""
     from service.training.train_base import BaseRecipe, save_base, train_base
@@ -57,6 +59,7 @@ def train_base_command(
         num_workers=num_workers,
         seed=seed,
         mixed_precision=mixed_precision,
+        tensorboard=tensorboard,
     )
     recipe = BaseRecipe(
         images=images, run_dir=run_dir or Path("runs/base"), held_out=held_out, **chosen
@@ -69,7 +72,13 @@ def train_base_command(
 @train_app.command("plugin")
 def train_plugin_command(
     name: str,
-    images: Folder,
+    images: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Clean photos to damage.")
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CSV of two columns, input and target."),
+    ] = None,
     held_out: HeldOut = None,
     run_dir: RunDir = None,
     title: Annotated[str | None, typer.Option(help="What it does, e.g. Remove rain.")] = None,
@@ -102,13 +111,16 @@ def train_plugin_command(
     num_workers: NumWorkers = None,
     seed: Seed = None,
     mixed_precision: Precision = None,
+    tensorboard: Curves = False,
 ) -> None:
     """Train the plugin NAME on a frozen base, or go on; then install it in the plugins store."""
     from service.training.train_plugin import PluginRecipe, train_plugin
 
     settings = read_store_settings(base=base)
+    if (images is None) == (pairs is None):
+        raise InvalidRequest("give either --images, clean photos to damage, or --pairs, a CSV")
     degradations = (degradation or name).split(",")
-    for task in degradations:
+    for task in degradations if images else ():
         _check_degradation(task)
     found_title, examples = _texts(degradations[0], title, example)
     chosen = _given(
@@ -127,10 +139,12 @@ def train_plugin_command(
         num_workers=num_workers,
         seed=seed,
         mixed_precision=mixed_precision,
+        tensorboard=tensorboard,
     )
     recipe = PluginRecipe(
         name=name,
         images=images,
+        pairs=pairs,
         store=settings.plugins_store,
         run_dir=run_dir or Path("runs") / f"plugin_{name}",
         title=found_title,

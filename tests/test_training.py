@@ -104,6 +104,15 @@ def held_out_loss(model: Restorer, recipe: BaseRecipe) -> float:
         return float(sum(model(*batch) for batch in batches) / 3)
 
 
+def test_a_plugin_is_trained_on_pairs_of_a_table(plugin_recipe: PluginRecipe, photos: Path) -> None:
+    table = photos / "pairs.csv"
+    table.write_text("input,target\nphoto_0.png,photo_1.png\nphoto_2.png,photo_3.png\n")
+    manifest = train_plugin(replace(plugin_recipe, images=None, degradation="", pairs=table))
+    folder = plugin_recipe.store / BASE / "plugins" / manifest.name
+    assert "2 pairs of `pairs.csv`" in (folder / "README.md").read_text()
+    assert (plugin_recipe.run_dir / "sheet_final.png").exists()
+
+
 def test_training_a_base_lowers_the_loss_and_leaves_its_files(base_recipe: BaseRecipe) -> None:
     fresh = train_base(replace(base_recipe, steps=0, run_dir=base_recipe.run_dir / "fresh"))
     trained = train_base(base_recipe)

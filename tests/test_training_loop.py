@@ -1,15 +1,21 @@
 """The loop that base and plugins share: schedule, average, checkpoints, resuming."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from service.training.ema import EMA
 from service.training.loop import Batch, LoopSettings, learning_rate, run
+from service.training.precision import fastest_precision
 
 
 class Line(nn.Module):
@@ -147,3 +153,53 @@ def test_an_average_comes_back_from_its_state() -> None:
     ema.update(model, step=5)
     restored.load_state_dict(ema.state_dict())
     assert torch.equal(restored.shadow["slope"], ema.shadow["slope"])
+
+
+def test_curves_are_written_on_request(tmp_path: Path) -> None:
+    run(Line(), lambda _: batches(), replace(settings(3), tensorboard=True), tmp_path, draw)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "lr", "gradient_norm"}
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+def test_bf16_is_chosen_only_where_the_processor_multiplies_in_it() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    has_units = bool(flags & {"amx_bf16", "avx512_bf16"})
+    if not torch.cuda.is_available():
+        assert fastest_precision() == ("bf16" if has_units else "no")
+
+
+TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from accelerate import PartialState
+from service.training.loop import run
+from tests.test_training_loop import Line, batches, draw, settings
+
+model, folder, streams = Line(), Path(sys.argv[1]), []
+def open_batches(stream):
+    streams.append(stream)
+    return batches(100 * stream)
+run(model, open_batches, settings(6), folder, draw)
+rank = PartialState().process_index
+(folder / f"rank_{rank}").write_text(f"{streams[0]} {model.slope.item():.7f}")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_see_different_data_and_learn_the_same(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = ((tmp_path / f"rank_{rank}").read_text().split() for rank in (0, 1))
+    assert first[0] == "0" and second[0] == "1"
+    assert first[1] == second[1]

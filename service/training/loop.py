@@ -6,6 +6,7 @@ It knows nothing about what is trained: a model whose forward takes a batch and 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from service.errors import InvalidRequest
 from service.training.ema import EMA
+from service.training.precision import fastest_precision
 
 Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINT = "checkpoint.pt"
@@ -34,7 +37,8 @@ class LoopSettings:
     clip_norm: float = 1.0
     checkpoint_every: int = 500
     sheet_every: int = 1000
-    mixed_precision: str = "bf16"
+    mixed_precision: str = "auto"  # the fastest of this machine
+    tensorboard: bool = False  # write curves to run_dir
     seed: int = 0
 
 
@@ -59,7 +63,7 @@ def run(
     process of several see new data. `stop_at` ends this run before the schedule does, for another
     to go on with other data. Raises FloatingPointError if the loss is not finite.
     """
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    accelerator = _accelerator(settings, run_dir)
     params = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         params, settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay, fused=True
@@ -88,11 +92,14 @@ def run(
                 f"{checkpoint}"
             )
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(params, settings.clip_norm)
+        norm = accelerator.clip_grad_norm_(params, settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(model, step)
         step += 1
+        if settings.tensorboard:
+            rate = optimizer.param_groups[0]["lr"]
+            accelerator.log({"loss": value, "lr": rate, "gradient_norm": float(norm)}, step=step)
         mean_loss = value if mean_loss == 0 else 0.99 * mean_loss + 0.01 * value
         progress.set_postfix(loss=f"{mean_loss:.4f}", refresh=False)
         progress.update()
@@ -102,8 +109,26 @@ def run(
         if is_main and step % settings.sheet_every == 0:
             _draw(draw_sheet, model, ema, run_dir / f"sheet_{step:06d}.png")
     progress.close()
+    accelerator.end_training()
     ema.swap(model)
-    draw_sheet(model, run_dir / "sheet_final.png")
+    if accelerator.is_main_process:
+        draw_sheet(model, run_dir / "sheet_final.png")
+
+
+def _accelerator(settings: LoopSettings, run_dir: Path) -> Accelerator:
+    """One process or, below `accelerate launch`, one of several."""
+    precision = settings.mixed_precision
+    if precision == "auto":
+        precision = fastest_precision()
+    if not settings.tensorboard:
+        return Accelerator(mixed_precision=precision)
+    if find_spec("tensorboard") is None:
+        raise InvalidRequest("curves need TensorBoard: pip install 'diffplugin-serve[tensorboard]'")
+    accelerator = Accelerator(
+        mixed_precision=precision, log_with="tensorboard", project_dir=run_dir
+    )
+    accelerator.init_trackers("tensorboard")
+    return accelerator
 
 
 def _draw(draw_sheet: Callable[[Model, Path], None], model: Model, ema: EMA, path: Path) -> None:

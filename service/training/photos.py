@@ -83,7 +83,7 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
         while True:
             index = int(rng.choice(len(self.tasks), p=self.weights))
             pair = self._pair(self.tasks[index], rng)
-            yield _to_tensor(pair.input), _to_tensor(pair.target), index
+            yield to_tensor(pair.input), to_tensor(pair.target), index
 
     def _pair(self, task: str, rng: np.random.Generator) -> Pair:
         photo = self.photos[rng.integers(len(self.photos))]
@@ -117,7 +117,8 @@ def random_crop(
     return image.astype(np.float32), float(np.clip(short / 256, 0.6, 2.0))
 
 
-def _to_tensor(image: Image) -> Tensor:
+def to_tensor(image: Image) -> Tensor:
+    """(H, W, 3) in [0, 1] -> (3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))) * 2 - 1
 
 

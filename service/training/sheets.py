@@ -1,15 +1,15 @@
 """Contact sheets: rows of input, output and target pictures with their PSNR."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.training.degradations import make_pair
-from service.training.photos import read_photo, to_square
+from service.training.degradations import Pair, make_pair
+from service.training.photos import read_photo, to_square, to_tensor
 
 
 class Restores(Protocol):
@@ -18,29 +18,35 @@ class Restores(Protocol):
     def restore(self, images: Tensor, tasks: Tensor, steps: int) -> Tensor: ...
 
 
-class SampleSheet:
-    """Draws the same held-out photos at every call, `num_photos` for each task."""
+class Sample(NamedTuple):
+    """A whole picture to look at, and the index of its task."""
 
-    def __init__(
-        self, photos: list[Path], tasks: list[str], size: int = 192, num_photos: int = 2
-    ) -> None:
-        images, targets, indices = [], [], []
-        for index, task in enumerate(tasks):
-            for number in range(num_photos):
-                path = photos[(num_photos * index + number) * 5 % len(photos)]
-                pair = make_pair(
-                    task,
-                    to_square(read_photo(path), size),
-                    np.random.default_rng(number),
-                    size / 256,
-                )
-                images.append(torch.from_numpy(pair.input))
-                targets.append(torch.from_numpy(pair.target))
-                indices.append(index)
+    pair: Pair
+    task: int
+
+
+def damaged_samples(
+    photos: list[Path], tasks: list[str], size: int, num_photos: int
+) -> list[Sample]:
+    """`num_photos` squares of `size` px for each task, the same at every call."""
+    samples = []
+    for index, task in enumerate(tasks):
+        for number in range(num_photos):
+            path = photos[(num_photos * index + number) * 5 % len(photos)]
+            clean = to_square(read_photo(path), size)
+            pair = make_pair(task, clean, np.random.default_rng(number), size / 256)
+            samples.append(Sample(pair, index))
+    return samples
+
+
+class SampleSheet:
+    """Draws the same samples at every call."""
+
+    def __init__(self, samples: list[Sample], tasks: list[str]) -> None:
         self.tasks = tasks
-        self.images = torch.stack(images).permute(0, 3, 1, 2) * 2 - 1
-        self.targets = torch.stack(targets).permute(0, 3, 1, 2) * 2 - 1
-        self.indices = torch.tensor(indices)
+        self.images = torch.stack([to_tensor(sample.pair.input) for sample in samples])
+        self.targets = torch.stack([to_tensor(sample.pair.target) for sample in samples])
+        self.indices = torch.tensor([sample.task for sample in samples])
 
     def draw(self, model: Restores, path: Path) -> None:
         outputs = model.restore(self.images, self.indices, steps=2).cpu().clamp(-1, 1)

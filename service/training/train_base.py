@@ -17,7 +17,7 @@ from service.training import loop, nano
 from service.training.degradations import TASKS
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
 from service.training.restorer import CLIP_MEAN, CLIP_STD, Restorer
-from service.training.sheets import SampleSheet
+from service.training.sheets import SampleSheet, damaged_samples
 
 # The generation tasks have random targets and teach the shared weights least.
 TASK_WEIGHTS = {task: 1.0 for task in TASKS} | {
@@ -46,7 +46,8 @@ class BaseRecipe:
     channels: tuple[int, ...] = (128, 192)
     num_workers: int = 1
     seed: int = 0
-    mixed_precision: str = "bf16"
+    mixed_precision: str = "auto"
+    tensorboard: bool = False
     sheet_size: int = 192
 
 
@@ -66,7 +67,9 @@ def train_base(recipe: BaseRecipe) -> Restorer:
     )
     channels_last(model)
     held_out = find_photos(recipe.held_out) if recipe.held_out else paths
-    sheet = SampleSheet(held_out, list(TASKS), recipe.sheet_size)
+    sheet = SampleSheet(
+        damaged_samples(held_out, list(TASKS), recipe.sheet_size, num_photos=2), list(TASKS)
+    )
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
     settings = loop.LoopSettings(
@@ -74,6 +77,7 @@ def train_base(recipe: BaseRecipe) -> Restorer:
         recipe.lr,
         recipe.warmup,
         mixed_precision=recipe.mixed_precision,
+        tensorboard=recipe.tensorboard,
         seed=recipe.seed,
     )
     fall = round(recipe.steps * (1 - settings.decay_share))

@@ -9,21 +9,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from service.errors import InvalidRequest
 from service.models.backbone import Backbone
 from service.models.codec import PatchCodec
 from service.models.output_stage import OutputStage
 from service.models.plugin import save_plugin
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
-from service.plugin_manifest import WEIGHTS, OutputStageConfig, PluginManifest, plugin_folder
+from service.plugin_manifest import (
+    WEIGHTS,
+    OutputStageConfig,
+    PluginManifest,
+    plugin_folder,
+    read_manifest,
+)
 from service.training import loop
 from service.training.degradations import GENERATION
-from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
+from service.training.photos import CropSettings
+from service.training.plugin_data import DamagedPhotos, PluginData, TablePairs
 from service.training.restorer import Restorer
 from service.training.sheets import SampleSheet
 from service.training.train_stage import Batches, StageSettings, train_stage
@@ -37,15 +46,17 @@ class PluginRecipe:
 
     `stage_from`: the installed plugin whose output stage is this one's start; empty: a fresh one.
     `degradation`: names with commas between, a name twice for twice as often; empty: the plugin's.
+    `pairs`: a CSV of inputs and targets instead of `images`.
     """
 
     name: str
-    images: Path
+    images: Path | None
     store: Path
     run_dir: Path
     title: str
     example_instructions: tuple[str, ...]
     degradation: str = ""
+    pairs: Path | None = None
     base: str = "nano"
     held_out: Path | None = None
     pattern: str = "*"
@@ -63,30 +74,30 @@ class PluginRecipe:
     licence: str = "Apache-2.0"
     num_workers: int = 0
     seed: int = 0
-    mixed_precision: str = "bf16"
+    mixed_precision: str = "auto"
+    tensorboard: bool = False
     sheet_size: int = 192
 
     @property
     def degradations(self) -> list[str]:
+        if self.pairs:
+            return [self.name]
         return (self.degradation or self.name).split(",")
 
 
 def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     """Train or resume, then write the plugin into the store; returns its manifest."""
     torch.manual_seed(recipe.seed)
-    paths = find_photos(recipe.images, recipe.pattern)
-    photos = read_photos(paths)
+    data = open_data(recipe)
     model = build_model(recipe)
-    held_out = find_photos(recipe.held_out, recipe.pattern) if recipe.held_out else paths
-    tasks = Counter(recipe.degradations)
-    sheet = SampleSheet(held_out, list(tasks), recipe.sheet_size, num_photos=8)
+    sheet = SampleSheet(data.samples(recipe.sheet_size), list(data.tasks))
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
 
     def opener(crop: CropSettings) -> Batches:
         def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
-            dataset = PairDataset(photos, tasks, crop, (recipe.seed, stream))
-            return DataLoader(dataset, recipe.batch_size, num_workers=recipe.num_workers)
+            crops = data.crops(crop, (recipe.seed, stream))
+            return DataLoader(crops, recipe.batch_size, num_workers=recipe.num_workers)
 
         return open_batches
 
@@ -95,6 +106,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
         recipe.lr,
         recipe.warmup,
         mixed_precision=recipe.mixed_precision,
+        tensorboard=recipe.tensorboard,
         seed=recipe.seed,
     )
     loop.run(model, opener(CropSettings(recipe.size)), settings, recipe.run_dir, sheet.draw)
@@ -105,7 +117,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             build_stage(recipe),
             # Smaller by a shift, so that shifted copies need no padding.
             opener(CropSettings(recipe.size - model.codec.patch_size // 2, clean_share=0.12)),
-            list(tasks),
+            list(data.tasks),
             StageSettings(
                 recipe.stage_steps,
                 num_pairs=recipe.stage_pairs,
@@ -116,7 +128,21 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             recipe.run_dir / "stage",
             sheet.draw,
         )
-    return save(model, stage, recipe, len(paths))
+    process = PartialState()
+    if process.is_main_process:
+        save(model, stage, recipe, data.description)
+    process.wait_for_everyone()
+    return read_manifest(plugin_folder(recipe.store, recipe.base, recipe.name))
+
+
+def open_data(recipe: PluginRecipe) -> PluginData:
+    """Photos to damage or pairs, as the recipe says."""
+    if recipe.pairs:
+        return TablePairs(recipe.pairs, recipe.name)
+    if recipe.images is None:
+        raise InvalidRequest("give --images, clean photos to damage, or --pairs, a CSV")
+    tasks = Counter(recipe.degradations)
+    return DamagedPhotos(recipe.images, recipe.pattern, tasks, recipe.held_out)
 
 
 def build_model(recipe: PluginRecipe) -> Restorer:
@@ -169,7 +195,7 @@ def _below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def save(
-    model: Restorer, stage: OutputStage | None, recipe: PluginRecipe, num_photos: int
+    model: Restorer, stage: OutputStage | None, recipe: PluginRecipe, data: str
 ) -> PluginManifest:
     manifest = PluginManifest(
         name=recipe.name,
@@ -188,10 +214,10 @@ def save(
     tpb = model.tpbs[recipe.degradations[0]]
     assert isinstance(tpb, TPB)
     folder = plugin_folder(recipe.store, recipe.base, recipe.name)
-    return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, num_photos), stage)
+    return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, data), stage)
 
 
-def _card(recipe: PluginRecipe, num_photos: int) -> str:
+def _card(recipe: PluginRecipe, data: str) -> str:
     return f"""# {recipe.name}: {recipe.title}
 
 A Task-Plugin (TPB and SCB) for base `{recipe.base}`, version {recipe.version}, {recipe.licence}.
@@ -202,11 +228,10 @@ over the last 35 %), batches of {recipe.batch_size} crops of {recipe.size} px, E
 frozen, start from the base's `{STARTS}`, seed {recipe.seed}.
 {_stage_line(recipe)}
 ## Data
-{num_photos} photos, degraded on the fly by {" and ".join(sorted(set(recipe.degradations)))} of
-`service/training/degradations`.
+{data}
 
 ## Limits
-Trained on synthetic degradations only.
+{"Trained on these pairs only." if recipe.pairs else "Trained on synthetic degradations only."}
 """
 
 

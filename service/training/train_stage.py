@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,8 +78,8 @@ def train_stage(
     """Train or resume; `open_batches` gives (input, target, index in names), as for the plugin."""
     run_dir.mkdir(parents=True, exist_ok=True)
     model = StageTrainer(restorer, stage, settings)
-    pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
-
+    with PartialState().main_process_first():  # the others read what it writes
+        pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
     if not (run_dir / loop.CHECKPOINT).exists():
         _train_tone(stage, pairs, settings)
 
