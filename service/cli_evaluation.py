@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli_evaluate_selector import evaluate_selector_command
 from service.cli_settings import check_installed, read_store_settings
 from service.errors import InvalidRequest
 from service.plugin_manifest import installed_plugins
@@ -84,22 +85,7 @@ def evaluate_restoration_command(
     print(terminal_table(evaluation.report))
 
 
-@evaluate_app.command("selector")
-def evaluate_selector_command(
-    instructions: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="One JSON object with id and text a line."),
-    ],
-    predictions: Annotated[Path, typer.Option(help="Write id, labels and scores, one a line.")],
-    base: BaseName = None,
-) -> None:
-    """Plan sentences; measure the plans where the file has the right labels."""
-    from service.evaluation.selector import predict_instructions
-
-    settings = read_store_settings(base=base)
-    store = settings.plugins_store
-    summary = predict_instructions(instructions, predictions, store, settings.base)
-    print(json.dumps(summary, indent=2))
+evaluate_app.command("selector")(evaluate_selector_command)
 
 
 @evaluate_app.command("ablations")

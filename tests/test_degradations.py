@@ -130,7 +130,7 @@ def test_a_mixture_is_harder_than_the_first_of_its_damages(name: str) -> None:
 
 
 def test_jpeg_leaves_edges_between_its_blocks() -> None:
-    seen = make_pair("jpeg", photo("chelsea.png", 256), np.random.default_rng(1)).input
+    seen = make_pair("dejpeg", photo("chelsea.png", 256), np.random.default_rng(1)).input
     steps = np.abs(np.diff(seen, axis=1)).mean(axis=(0, 2))
     across = steps[7::8].mean()
     assert across > 1.3 * np.delete(steps, np.arange(7, 255, 8)).mean()

@@ -188,13 +188,13 @@ rank = PartialState().process_index
 """
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.timeout(300)
 def test_two_processes_see_different_data_and_learn_the_same(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()), "ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(
         [*launch, str(script), str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=240,

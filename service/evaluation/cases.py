@@ -15,7 +15,7 @@ from service.training.photos import find_photos, read_photo, to_square
 
 HEADER = ["input", "target"]
 # Plugins that are not named as what they undo.
-DAMAGES = {"dejpeg": "jpeg", "denoise": "noise"}
+DAMAGES = {"denoise": "noise"}
 
 
 @dataclass(frozen=True)

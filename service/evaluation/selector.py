@@ -11,6 +11,9 @@ from service.errors import InvalidRequest
 from service.images import Pixels
 from service.selector.planner import Planner, load_planner
 
+# Labelled by hand, in other words than the training corpus, and never trained on.
+OWN_INSTRUCTIONS = Path(__file__).parent / "instructions.jsonl"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -22,9 +25,9 @@ class Prediction:
 
 
 def predict_instructions(
-    instructions: Path, predictions: Path, store: Path, base: str
+    instructions: Path, predictions: Path | None, store: Path, base: str
 ) -> dict[str, Any]:
-    """Plan every sentence of a JSONL file ({"id", "text"}) and write one prediction per line.
+    """Plan every sentence of a JSONL file ({"id", "text"}); write one prediction per line if asked.
 
     Every label counts, its plugin installed or not. Returns the number of sentences and, if each
     line has "labels", the measures.
@@ -32,9 +35,9 @@ def predict_instructions(
     rows = _read(instructions)
     planner = load_planner(store, base)
     predicted = [predict(planner, row) for row in rows]
-    with predictions.open("w", encoding="utf-8") as file:
-        for prediction in predicted:
-            file.write(json.dumps(prediction.__dict__, ensure_ascii=False) + "\n")
+    if predictions is not None:
+        lines = [json.dumps(p.__dict__, ensure_ascii=False) + "\n" for p in predicted]
+        predictions.write_text("".join(lines), encoding="utf-8")
     summary: dict[str, Any] = {"items": len(rows), "threshold": planner.scorer.config.threshold}
     if rows and all("labels" in row for row in rows):
         summary |= measure(rows, predicted)

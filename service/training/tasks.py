@@ -1,4 +1,4 @@
-"""The twelve tasks as people ask for them: titles and example instructions of their plugins."""
+"""The tasks as people ask for them: titles and example instructions of their plugins."""
 
 from typing import NamedTuple
 
@@ -60,5 +60,16 @@ TASK_TEXTS: dict[str, TaskText] = {
     "rain": TaskText(
         "Add rain",
         ("add rain", "make it rain in this photo", "put a rain shower in the picture"),
+    ),
+    # No label of the selector: found by these sentences alone.
+    "dejpeg": TaskText(
+        "Remove JPEG artifacts",
+        (
+            "remove the jpeg artifacts",
+            "get rid of the compression blocks",
+            "clean up the jpeg compression in this photo",
+            "the picture is full of blocky compression artifacts",
+            "fix the pixel blocks from the strong compression",
+        ),
     ),
 }

@@ -52,7 +52,7 @@ GENERATION: dict[str, Callable[[Image, Image], Image]] = {
 }
 TASKS = ("restore", *REMOVAL, *GENERATION)
 # For plugins of one's own, or trained into another plugin beside its task.
-PARTIAL: dict[str, Degrade] = {"noise": high_iso_noise, "jpeg": jpeg_artifacts}
+PARTIAL: dict[str, Degrade] = {"noise": high_iso_noise, "dejpeg": jpeg_artifacts}
 # Two damages at once, named for the tasks that undo them.
 MIXTURES: dict[str, Degrade] = {
     "derain+dehaze": rain_and_haze,
