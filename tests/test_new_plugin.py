@@ -66,10 +66,11 @@ def train(store: Path, photos: Path, run_dir: Path) -> None:
     command += ["--images", str(photos), "--run-dir", str(run_dir), "--base", BASE]
     command += ["--steps", "2", "--batch-size", "2", "--size", "32", "--stage-steps", "0"]
     environment = {**os.environ, "DIFFPLUGIN_PLUGINS_STORE": str(store)}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=240)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_plugin_trained_by_one_command_is_found_by_a_running_service(
     served: Served, store: Path, photos: Path, tmp_path: Path
 ) -> None:

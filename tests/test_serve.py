@@ -15,7 +15,7 @@ from service.settings import Settings
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
 from tests.tiny_selector import write_tiny_selector
 
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 240.0
 
 
 @pytest.fixture
