@@ -68,7 +68,8 @@ def test_crops_are_the_same_window_of_input_and_target(folder: Path, size: int) 
 
 
 def test_some_crops_are_clean_on_both_sides(folder: Path) -> None:
-    pairs = [PhotoPair(np.full((32, 32, 3), 90, np.uint8), np.full((32, 32, 3), 50, np.uint8))]
+    damaged, truth = (np.full((32, 32, 3), value, np.uint8) for value in (90, 50))
+    pairs = [PhotoPair("grey", damaged, truth)]
     crops = PairCrops(pairs, CropSettings(16, clean_share=0.5), seed=(0,))
     clean = [bool((damaged == truth).all()) for damaged, truth, _ in islice(crops, 60)]
     assert 15 < sum(clean) < 45

@@ -1,6 +1,5 @@
 """What restoration is measured on: a damaged picture and its truth, made or read from files."""
 
-import csv
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.errors import InvalidRequest
 from service.evaluation.metrics import to_image
 from service.training.degradations import NAMES, Image, Pair, make_pair
 from service.training.photos import find_photos, read_photo, to_square
+from service.training.plugin_data import read_pairs
 
-HEADER = ["input", "target"]
 # Plugins that are not named as what they undo.
 DAMAGES = {"denoise": "noise"}
 
@@ -64,21 +62,6 @@ def seeded_pair(path: Path, degradation: str, size: int, seed: int) -> Pair:
 
 
 def pair_cases(table: Path) -> Iterator[Case]:
-    """Pairs of a CSV with the columns input and target: files, relative to where the CSV is.
-
-    Raises InvalidRequest for a line without two columns, and for a pair of unequal sizes.
-    """
-    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
-    for number, row in enumerate(rows, start=1):
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and cells == HEADER):
-            continue
-        if len(cells) != 2:
-            raise InvalidRequest(f"{table}:{number} needs two columns, input and target")
-        damaged, truth = (to_image(read_photo(table.parent / cell)) for cell in cells)
-        if damaged.shape != truth.shape:
-            raise InvalidRequest(
-                f"{table}:{number}: input is {damaged.shape[1]}x{damaged.shape[0]}, "
-                f"target {truth.shape[1]}x{truth.shape[0]}; they must agree"
-            )
-        yield Case(Path(cells[0]).stem, damaged, truth)
+    """Pairs of a CSV with the columns input and target, as a plugin can be trained on."""
+    for pair in read_pairs(table):
+        yield Case(pair.name, to_image(pair.input), to_image(pair.target))

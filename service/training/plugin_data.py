@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from service.errors import InvalidRequest
-from service.training.degradations import Pair
+from service.training.degradations import Image, Pair
 from service.training.photos import (
     CropSettings,
     PairDataset,
@@ -61,8 +61,9 @@ class DamagedPhotos:
 
 
 class PhotoPair(NamedTuple):
-    """A damaged photo and its truth, both (H, W, 3) uint8."""
+    """A damaged photo and its truth, both (H, W, 3) uint8; named as the file of the first."""
 
+    name: str
     input: NDArray[np.uint8]
     target: NDArray[np.uint8]
 
@@ -80,7 +81,8 @@ class TablePairs:
 
     def samples(self, size: int) -> list[Sample]:
         return [
-            Sample(Pair(*(to_square(part, size) for part in pair)), 0) for pair in self._pairs[:8]
+            Sample(Pair(to_square(pair.input, size), to_square(pair.target, size)), 0)
+            for pair in self._pairs[:8]
         ]
 
 
@@ -100,15 +102,15 @@ def read_pairs(table: Path) -> list[PhotoPair]:
         if len(cells) != 2:
             raise InvalidRequest(f"{table}:{number} needs two columns, input and target")
         try:
-            pair = PhotoPair(*(read_photo(table.parent / cell) for cell in cells))
+            damaged, truth = (read_photo(table.parent / cell) for cell in cells)
         except ValueError as error:
             raise InvalidRequest(f"{table}:{number}: {error}") from error
-        if pair.input.shape != pair.target.shape:
+        if damaged.shape != truth.shape:
             raise InvalidRequest(
-                f"{table}:{number}: input is {pair.input.shape[1]}x{pair.input.shape[0]}, target "
-                f"{pair.target.shape[1]}x{pair.target.shape[0]}; they must agree"
+                f"{table}:{number}: input is {damaged.shape[1]}x{damaged.shape[0]}, "
+                f"target {truth.shape[1]}x{truth.shape[0]}; they must agree"
             )
-        pairs.append(pair)
+        pairs.append(PhotoPair(Path(cells[0]).stem, damaged, truth))
     if not pairs:
         raise InvalidRequest(f"{table} has no pairs: give lines of two columns, input and target")
     return pairs
@@ -133,19 +135,13 @@ class PairCrops(Crops):
         size = self.crop.size
         height, width = pair.input.shape[:2]
         factor = max(1.0, size / min(height, width))
-        if factor > 1:
-            target_size = (max(size, round(width * factor)), max(size, round(height * factor)))
-            pair = PhotoPair(
-                *(np.asarray(cv2.resize(part, target_size), np.uint8) for part in pair)
-            )
-            height, width = pair.input.shape[:2]
-        top, left = rng.integers(height - size + 1), rng.integers(width - size + 1)
+        large = (max(size, round(width * factor)), max(size, round(height * factor)))
+        top, left = rng.integers(large[1] - size + 1), rng.integers(large[0] - size + 1)
         turn = slice(None, None, -1) if rng.random() < 0.5 else slice(None)
-        return Pair(
-            *(
-                (part[top : top + size, left : left + size][:, turn] / np.float32(255)).astype(
-                    np.float32
-                )
-                for part in pair
-            )
-        )
+
+        def cut(photo: NDArray[np.uint8]) -> Image:
+            whole = cv2.resize(photo, large) if factor > 1 else photo
+            window = whole[top : top + size, left : left + size][:, turn]
+            return (window / 255.0).astype(np.float32)
+
+        return Pair(cut(pair.input), cut(pair.target))
