@@ -140,6 +140,8 @@ class Job(Record):
     versions: dict[str, str] = Field(default_factory=dict)  # of the plugins it ran on
     created_at: float = Field(default_factory=time.time)
     deadline_at: float | None = None
+    queue_position: int | None = None  # 1 is next; only told by GET /v1/edits/{id}, never kept
+    traceparent: str = ""  # W3C context of the request that made it
     finished_at: float | None = None
 
 

@@ -28,6 +28,7 @@ from service.queue_records import (
     QueueSettings,
     Stage,
     StageDepth,
+    changed,
     changed_fields,
     ended,
     error_of,
@@ -110,6 +111,15 @@ class CallerSide(QueueConnection):
             raise JobNotFound(f"there is no job {job_id!r}; jobs are forgotten after a while")
         # A job that nobody claims expires all the same: whoever looks at it writes it down.
         return await self._close_with(job, late_error(job)) if is_late(job) else job
+
+    async def placed(self, job: Job) -> Job:
+        """The job with its place among those that wait, if it waits."""
+        if job.status is not JobStatus.QUEUED:
+            return job
+        stage = Stage.PLAN if job.plan is None else Stage.RUN
+        with outages_named():
+            position = await self._streams[stage].position(job.id)
+        return changed(job, queue_position=position)
 
     async def cancel(self, job_id: str) -> Job:
         """End a job unless it has ended; a worker that runs it notices at its next step."""

@@ -112,6 +112,7 @@ class StageDepth:
     waiting: int
     running: int
     waiting_by_priority: Mapping[Priority, int]
+    lag_s_by_priority: Mapping[Priority, float]  # how long the next one has waited
 
 
 class Event(Record):

@@ -297,3 +297,24 @@ for _, stream in ipairs(KEYS) do
   end
 end
 """
+
+# KEYS: a stage's streams. ARGV: group. -> {{waiting, claimed, wait of the next in ms}, ...}
+DEPTH = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local depths = {}
+for i, stream in ipairs(KEYS) do
+  local claimed, after = 0, '-'
+  for _, group in ipairs(redis.pcall('XINFO', 'GROUPS', stream)) do
+    local fields = {}
+    for j = 1, #group, 2 do fields[group[j]] = group[j + 1] end
+    if fields.name == ARGV[1] then
+      claimed, after = fields.pending, '(' .. fields['last-delivered-id']
+    end
+  end
+  local entry = redis.call('XRANGE', stream, after, '+', 'COUNT', 1)[1]
+  local wait = entry and math.max(0, now - entry[1]:match('^%d+')) or 0
+  depths[i] = {math.max(0, redis.call('XLEN', stream) - claimed), claimed, wait}
+end
+return depths
+"""

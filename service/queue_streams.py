@@ -60,6 +60,7 @@ class StageStreams:
         self._next_reclaim_at = 0.0
         self._reclaim_script = redis.register_script(scripts.RECLAIM)
         self._read_script = redis.register_script(scripts.READ)
+        self._depth_script = redis.register_script(scripts.DEPTH)
 
     async def deliver(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
         """Up to `count` entries: first those whose lease ran out, then new ones."""
@@ -79,19 +80,32 @@ class StageStreams:
             await pipe.execute()
 
     async def depth(self) -> StageDepth:
-        depths = {priority: await self._depth_of(name) for priority, name in self.names.items()}
-        waiting = {priority: num for priority, (num, _) in depths.items()}
-        return StageDepth(sum(waiting.values()), sum(n for _, n in depths.values()), waiting)
+        found: Any = await self._depth_script(self._keys, [GROUP])
+        by_priority = dict(zip(Priority, found, strict=True))
+        waiting = {priority: num for priority, (num, _, _) in by_priority.items()}
+        lags_s = {priority: wait_ms / 1000 for priority, (_, _, wait_ms) in by_priority.items()}
+        running = sum(num for _, num, _ in by_priority.values())
+        return StageDepth(sum(waiting.values()), running, waiting, lags_s)
 
-    async def _depth_of(self, stream: str) -> tuple[int, int]:
-        """Waiting and claimed entries."""
-        num_entries = await self.redis.xlen(stream)
+    async def position(self, job_id: str) -> int | None:
+        """Place of a job among those that wait, 1 for the next; None if it does not."""
+        ranked: list[tuple[float, bytes]] = []
+        for place, name in enumerate(self._keys):
+            for entry, fields in await self._waiting(name):
+                ranked.append((_arrival_s(entry) + place * self.ageing_s, fields[b"job"]))
+        order = [job for _, job in sorted(ranked)]
+        return order.index(job_id.encode()) + 1 if job_id.encode() in order else None
+
+    async def _waiting(self, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Entries that nobody was given yet, oldest first."""
         try:
-            summary: Any = await self.redis.xpending(stream, GROUP)
-        except exceptions.ResponseError:  # no consumer was ever there
-            return num_entries, 0
-        num_claimed: int = summary["pending"]
-        return max(0, num_entries - num_claimed), num_claimed
+            groups: Any = await self.redis.xinfo_groups(stream)
+        except exceptions.ResponseError:  # nothing was ever queued
+            return []
+        last = {group["name"]: group["last-delivered-id"] for group in groups}
+        after = last.get(GROUP.encode(), b"0-0").decode()
+        entries: Any = await self.redis.xrange(stream, f"({after}")
+        return list(entries)
 
     async def _deliver(self, consumer: str, count: int, block_s: float) -> list[Delivery]:
         found = await self._reclaim(consumer, count)
@@ -131,6 +145,11 @@ class StageStreams:
             except exceptions.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+
+
+def _arrival_s(entry: bytes) -> float:
+    """When an entry was written, in the Unix time of Redis."""
+    return int(entry.split(b"-")[0]) / 1000
 
 
 def as_block(block_s: float) -> int | None:

@@ -83,14 +83,17 @@ async def serving(
 
 
 @asynccontextmanager
-async def running_role(queue: JobQueue, role: str) -> AsyncIterator[None]:
-    """A heartbeat and a loop that claims and ends jobs."""
-    work = {"selector": (Stage.PLAN, select), "worker": (Stage.RUN, restore)}
+async def running_role(
+    queue: JobQueue, role: str, work: "Work | None" = None
+) -> AsyncIterator[None]:
+    """A heartbeat and a loop that claims and ends jobs, by `work` or as this module does it."""
+    stage = Stage.PLAN if role == "selector" else Stage.RUN
+    work = work or (select if role == "selector" else restore)
     name = f"fake-{role}"
     await queue.heartbeat(WorkerInfo.model_validate({"name": name, "role": role}))
     # Not ended by cancel(): on Python 3.11 redis-py's use of wait_for may swallow it.
     stop = asyncio.Event()
-    loop = asyncio.create_task(_claim_until(stop, queue, name, *work[role]))
+    loop = asyncio.create_task(_claim_until(stop, queue, name, stage, work))
     try:
         yield
     finally:

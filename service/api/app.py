@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import docs_page, events, openai_images, operations, repository, routes
+from service.api import docs_page, events, openai_images, operations, page, repository, routes
 from service.api.admission import EarlyDoor
 from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
@@ -25,6 +25,7 @@ from service.job_queue import JobQueue
 from service.metrics import ApiMetrics
 from service.queue_records import QueueSettings
 from service.settings import Settings
+from service.tracing import Tracer
 
 # Beside the image a body carries its other fields and the boundaries.
 BODY_OVERHEAD_BYTES = 2**20
@@ -43,10 +44,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.guard = Guard(queue.redis, settings.key_prefix, settings.api_keys_file)
         async with AsyncExitStack() as exits:
             exits.push_async_callback(queue.close)
+            exits.push_async_callback(asyncio.to_thread, app.state.tracer.close)
             if settings.webhook_secret:
                 await exits.enter_async_context(sending_webhooks(queue, settings))
             if settings.grpc_port:
-                edge = Edge(app.state.metrics, app.state.guard)
+                edge = Edge(app.state.metrics, app.state.guard, app.state.tracer)
                 serving = serving_grpc(intake, edge, settings, settings.grpc_port)
                 await exits.enter_async_context(serving)
             yield
@@ -60,16 +62,23 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.base, app.state.settings = settings.base, settings
     app.state.metrics = ApiMetrics()
+    app.state.tracer = Tracer.connect(settings.traces_url, "api")
     app.add_middleware(EarlyDoor)
     app.add_middleware(KeyCheck, guard=lambda: app.state.guard)
     # Base64 makes four bytes of three.
     max_body_bytes = settings.max_image_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
-    app.add_middleware(Gate, metrics=app.state.metrics, max_body_bytes=max_body_bytes)
+    app.add_middleware(
+        Gate,
+        metrics=app.state.metrics,
+        tracer=app.state.tracer,
+        max_body_bytes=max_body_bytes,
+    )
     add_problem_handlers(app)
     app.include_router(routes.router)
     app.include_router(events.router)
     app.include_router(openai_images.router)
     app.include_router(operations.router)
+    app.include_router(page.router)
     app.include_router(repository.router)
     app.include_router(docs_page.router)
     serve_openapi(app)

@@ -1,10 +1,9 @@
-"""Routes for those who run the service: liveness, readiness, metrics; and the web page."""
+"""Routes for those who run the service: liveness, readiness, metrics."""
 
 import logging
-from importlib.resources import files
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from service import __version__
@@ -12,7 +11,9 @@ from service.api.intake import Intake
 from service.api.schemas import Readiness, ServerMetadata, V2Readiness
 from service.errors import QueueUnavailable
 from service.job_queue import JobQueue
-from service.metrics import ApiMetrics, read_published
+from service.metrics import ApiMetrics
+from service.metrics_published import read_published
+from service.queue_letters import DeadLetters
 
 log = logging.getLogger(__name__)
 
@@ -61,25 +62,12 @@ async def metrics(request: Request) -> Response:
     try:
         queue: JobQueue = state.intake.queue
         depth, workers = await queue.depth(), await queue.workers()
-        names = [info.name for info in workers]
-        published = await read_published(queue, names)
-        waiting = {
-            (stage.value, priority.value): num
-            for stage, jobs in depth.items()
-            for priority, num in jobs.waiting_by_priority.items()
-        }
-        running = {stage.value: jobs.running for stage, jobs in depth.items()}
-        measured.see_queue(waiting, running, workers, published)
+        published = await read_published(queue, [info.name for info in workers])
+        measured.see_queue(depth, await DeadLetters(queue).count(), workers, published)
     except QueueUnavailable as error:
         log.warning("metrics without the queue: %s", error)
         measured.lose_queue()
     return Response(measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page() -> str:
-    """The web page."""
-    return (files("service.api") / "web" / "index.html").read_text(encoding="utf-8")
 
 
 async def _readiness(intake: Intake) -> Readiness:

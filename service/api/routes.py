@@ -119,7 +119,7 @@ async def plan(request: Request, intake: Door) -> Response:
 @router.get("/v1/edits/{job_id}", response_model=Job)
 async def get_edit(job_id: str, intake: Door) -> Response:
     """The job as it stands: status, plan, progress, timings, error."""
-    return _json(await intake.queue.get(job_id))
+    return _json(await intake.queue.placed(await intake.queue.get(job_id)))
 
 
 @router.get("/v1/edits/{job_id}/result", response_class=Response, responses=image_or(EditAnswer))
