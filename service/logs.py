@@ -1,6 +1,6 @@
 """Log lines of every role, plain or JSON, with the ids of the job and request they are about.
 
-A line names its job by `log.info("...", extra={"job_id": job.id})`.
+A line names its job by `log.info("...", extra=about(job))`.
 """
 
 import json
@@ -8,7 +8,29 @@ import logging
 import sys
 import time
 
-CONTEXT_FIELDS = ("job_id", "request_id", "worker", "route", "status", "duration_ms")
+from service.jobs import Job, Timings
+from service.trace_context import trace_id_of
+
+CONTEXT_FIELDS = (
+    "job_id",
+    "trace_id",
+    "request_id",
+    "worker",
+    "route",
+    "status",
+    "duration_ms",
+    "timings",
+)
+
+
+def about(job: Job, timings: Timings | None = None) -> dict[str, object]:
+    """The `extra` of a line about a job; `timings` as metrics, headers and spans have them."""
+    context: dict[str, object] = {"job_id": job.id}
+    if trace_id := trace_id_of(job.traceparent):
+        context["trace_id"] = trace_id
+    if timings is not None:
+        context["timings"] = timings.model_dump()
+    return context
 
 
 class JsonFormatter(logging.Formatter):

@@ -31,6 +31,11 @@ class DeadLetters:
         """Oldest first."""
         return [found.letter for found in await self._entries()]
 
+    async def count(self) -> int:
+        with outages_named():
+            num: int = await self.queue.redis.xlen(self.queue.key("dead"))
+        return num
+
     async def show(self, job_id: str) -> tuple[DeadLetter, Job]:
         """A letter and its job; JobNotFound if there is no letter of that job."""
         found = await self._find(job_id)

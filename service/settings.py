@@ -77,4 +77,7 @@ class Settings(BaseSettings):
     heartbeat_s: float = Field(2.0, description="How often workers report; three misses: dead.")
     request_timeout_s: float = Field(120.0, description="Deadline of a job that names none.")
     result_ttl_s: int = Field(3600, description="Jobs and images are forgotten this long after.")
+    traces_url: str = Field(
+        "", description="OTLP/HTTP address that spans are sent to (extra otel); empty: none."
+    )
     shutdown_grace_s: float = Field(30.0, description="Time for running jobs on SIGTERM.")

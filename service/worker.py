@@ -29,10 +29,12 @@ from service.errors import QueueUnavailable
 from service.images import ImageLimits
 from service.job_queue import Claim, JobQueue, Stage, error_of
 from service.jobs import WorkerInfo
-from service.metrics import EngineMetrics
+from service.logs import about
+from service.metrics_worker import EngineMetrics, EngineState
 from service.plugin_manifest import Published
 from service.queue_plugins import FleetPlugins
 from service.queue_records import is_late, late_error
+from service.tracing import Tracer
 from service.worker_ends import Ends
 from service.worker_previews import show_preview
 from service.worker_rows import Backoff, Pace, Row, checkpoint_of, pixels_of
@@ -43,7 +45,7 @@ FOLLOW_PAUSE_S = 0.25
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
 
 
-class StepEngine(Protocol):
+class StepEngine(EngineState, Protocol):
     """What the worker asks of service.engine.engine.Engine."""
 
     @property
@@ -74,14 +76,21 @@ class WorkerSettings:
 class Worker:
     """run() until stop(); or, in burst mode, until nothing is left to do."""
 
-    def __init__(self, queue: JobQueue, engine: StepEngine, settings: WorkerSettings) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        engine: StepEngine,
+        settings: WorkerSettings,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.queue, self.engine, self.settings = queue, engine, settings
-        self.metrics = EngineMetrics()
+        self.metrics = EngineMetrics(engine)
         self.is_stopping = False
         self._is_drained = False
         self._wants_to_be_empty = False  # to run a job alone that may end the process
         self._rows: dict[str, Row] = {}
-        self._ends = Ends(queue, self.metrics, settings.limits, self._rows)
+        self._lost: list[Claim] = []  # to be counted
+        self._ends = Ends(queue, self.metrics, settings.limits, self._rows, tracer or Tracer())
         self._fleet = FleetPlugins(queue, settings.backbone)
         self._published, self._faults = Published(), dict[str, str]()
         self._updates: Sequence[Update] = ()  # of the last step, to be published
@@ -158,6 +167,7 @@ class Worker:
             await self._backoff.sleep()
             return []
         self._backoff.reset()
+        self.metrics.observe_claims(claims)
         return await self._let_last_chances_run_alone(claims)
 
     async def _let_last_chances_run_alone(self, claims: list[Claim]) -> list[Claim]:
@@ -215,7 +225,7 @@ class Worker:
         await asyncio.gather(*(self._save(task) for task in tasks))
         for update in updates:
             if isinstance(update, BatchDone):
-                self.metrics.observe_batch(update.plugins, update.seconds)
+                self.metrics.observe_batch(update.plugins, update.seconds, update.max_edits)
             elif isinstance(update, PreviewDone) and (row := self._live(update.id)):
                 await show_preview(self.queue, row, update, self.settings.limits)
             elif isinstance(update, EditDone) and (row := self._live(update.id)):
@@ -235,7 +245,7 @@ class Worker:
         try:
             row.is_lost = not await self.queue.report(row.claim, step.progress)
         except QueueUnavailable as error:
-            log.warning("progress of job %s is not published: %s", row.claim.job.id, error)
+            log.warning("progress is not published: %s", error, extra=about(row.claim.job))
 
     async def _save(self, done: TaskDone) -> None:
         """Keep a finished task, so that whoever takes the job over starts at the next one."""
@@ -246,13 +256,14 @@ class Worker:
         try:
             row.is_lost = not await self.queue.save(row.claim, checkpoint)
         except QueueUnavailable as error:
-            log.warning("task %d of job %s is not kept: %s", done.task, row.claim.job.id, error)
+            log.warning("task %d is not kept: %s", done.task, error, extra=about(row.claim.job))
 
     def _drop_rows(self) -> None:
         """Take lost and late rows out of the engine."""
         for row in [row for row in self._rows.values() if not row.is_ending]:
             if row.is_lost:
-                log.info("job %s was ended or taken over; it is dropped", row.claim.job.id)
+                log.info("ended or taken over; it is dropped", extra=about(row.claim.job))
+                self._lost.append(row.claim)
                 self.engine.abort(row.id)
                 del self._rows[row.id]
             elif is_late(row.claim.job):
@@ -273,6 +284,8 @@ class Worker:
                 lost = await self.queue.renew([row.claim for row in rows])
                 for row in rows:
                     row.is_lost |= row.claim in lost
+                gone, self._lost = self._lost, []
+                await self.metrics.observe_lost(self.queue, gone)
             except QueueUnavailable as error:
                 log.warning("leases cannot be renewed: %s", error)
             await asyncio.sleep(pause_s)

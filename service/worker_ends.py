@@ -11,8 +11,10 @@ from service.errors import DiffPluginError, EditFailed, QueueUnavailable
 from service.images import ImageLimits, Output, UnitPixels
 from service.job_queue import Claim, JobQueue
 from service.jobs import JobError, JobStatus
-from service.metrics import EngineMetrics
+from service.logs import about
+from service.metrics_worker import EngineMetrics
 from service.queue_records import STATUS_OF_ERROR, may_retry
+from service.tracing import Tracer, spans_of_edit
 from service.worker_rows import Backoff, Row
 
 log = logging.getLogger(__name__)
@@ -24,9 +26,15 @@ class Ends:
     """Writes ends in the background; a row leaves `rows` once its end is written or refused."""
 
     def __init__(
-        self, queue: JobQueue, metrics: EngineMetrics, limits: ImageLimits, rows: dict[str, Row]
+        self,
+        queue: JobQueue,
+        metrics: EngineMetrics,
+        limits: ImageLimits,
+        rows: dict[str, Row],
+        tracer: Tracer,
     ) -> None:
         self._queue, self._metrics, self._limits, self._rows = queue, metrics, limits, rows
+        self._tracer = tracer
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -84,11 +92,12 @@ class Ends:
         )
 
     async def _write_failure(self, row: Row, record: JobError) -> bool:
-        row.status = STATUS_OF_ERROR.get(record.code, JobStatus.FAILED)
+        row.status, row.code = STATUS_OF_ERROR.get(record.code, JobStatus.FAILED), record.code
         return await self._queue.fail(row.claim, record, row.timings)
 
     async def _write_retry(self, row: Row, record: JobError) -> bool:
         row.status = None if may_retry(row.claim, self._queue.settings) else JobStatus.FAILED
+        row.code = record.code
         return await self._queue.retry(row.claim, record, row.timings)
 
     def _start(self, row: Row, write: Write) -> None:
@@ -100,14 +109,23 @@ class Ends:
     async def _write_end(self, row: Row, write: Write) -> None:
         try:
             if await self._until_redis_answers(row, write):
-                if row.status is not None:
-                    self._metrics.observe_job(row.status, row.timings)
+                self._tell(row)
             else:
-                log.info("job %s was ended or taken over; nothing changes", row.claim.job.id)
+                log.info("ended or taken over; nothing changes", extra=about(row.claim.job))
         except Exception:
-            log.exception("the end of job %s is not written; its lease runs out", row.claim.job.id)
+            log.exception("the end is not written; its lease runs out", extra=about(row.claim.job))
         finally:
             self._rows.pop(row.id, None)
+
+    def _tell(self, row: Row) -> None:
+        """Metrics, spans and the log read one clock: the timings that the caller gets, too."""
+        fault = "" if row.code == "ok" else row.code
+        self._tracer.add(*spans_of_edit(row.claim.job, row.timings, fault))
+        if row.status is None:  # it is retried: not the end
+            return
+        self._metrics.observe_job(row.status, row.timings, row.plugins, row.code)
+        context = about(row.claim.job, row.timings)
+        log.info("%s %s", row.status, ",".join(row.plugins), extra=context)
 
     async def _until_redis_answers(self, row: Row, write: Write) -> bool:
         """The work is done: a Redis that is away for a minute must not cost it."""
@@ -116,13 +134,13 @@ class Ends:
             try:
                 return await write()
             except QueueUnavailable as error:
-                log.warning("the end of job %s must wait: %s", row.claim.job.id, error)
+                log.warning("the end must wait: %s", error, extra=about(row.claim.job))
                 await backoff.sleep()
 
 
 def _record(claim: Claim, error: Exception) -> JobError:
     """What a job's owner is told; what is not in the tree of errors is logged in full."""
     if not isinstance(error, DiffPluginError):
-        log.exception("job %s failed", claim.job.id, exc_info=error)
+        log.exception("the job failed", exc_info=error, extra=about(claim.job))
         error = EditFailed(f"{type(error).__name__}: {error}")
     return JobError(code=error.code, detail=str(error))

@@ -12,6 +12,7 @@ from service.errors import QueueUnavailable
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
 from service.settings import Settings
+from service.tracing import Tracer
 from service.worker import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,14 @@ async def serve_engine(engine: Engine, settings: Settings) -> None:
     """Serve with an engine that is there already."""
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     backbone = engine.backbone
-    worker = Worker(queue, engine, _worker_settings(settings, backbone.name, str(backbone.device)))
+    about_worker = _worker_settings(settings, backbone.name, str(backbone.device))
+    tracer = Tracer.connect(settings.traces_url, "worker")
+    worker = Worker(queue, engine, about_worker, tracer)
     _stop_on_signals(worker)
     try:
         await worker.run()
     finally:
+        await asyncio.to_thread(tracer.close)
         await queue.close()
 
 

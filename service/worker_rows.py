@@ -27,6 +27,7 @@ class Row:
     is_lost: bool = False  # taken over, canceled or expired: leave it alone
     is_ending: bool = False  # its end is being written
     status: JobStatus | None = JobStatus.SUCCEEDED  # how it ends; None: another attempt follows
+    code: str = "ok"  # or that of its error
 
     @property
     def id(self) -> str:

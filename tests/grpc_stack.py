@@ -21,7 +21,7 @@ async def serving_both(
     redis_url: str, store: Path, **settings: Any
 ) -> AsyncIterator[tuple[Stack, grpc.aio.Channel]]:
     async with serving(redis_url, store, **settings) as stack:
-        edge = Edge(stack.app.state.metrics, stack.app.state.guard)
+        edge = Edge(stack.app.state.metrics, stack.app.state.guard, stack.app.state.tracer)
         async with (
             serving_grpc(stack.intake, edge, stack.settings, port=0) as port,
             channel_to(port) as channel,

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -18,6 +19,7 @@ from service.engine.updates import EditDone, StepDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
+from service.models.plugin_store import Residency
 from service.plugin_manifest import Published
 from service.settings import Settings
 from service.worker import Worker, WorkerSettings
@@ -33,6 +35,9 @@ def mark_of(pid: int) -> int:
 
 
 class ScriptedEngine:
+    residency = Residency()
+    device_memory: Mapping[str, int] = MappingProxyType({})
+    num_padding_rows = 0
     plugins = ("derain",)
     versions = MappingProxyType({"derain": "1.0.0"})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service import __version__
-from service.metrics import EngineMetrics
+from service.metrics_worker import EngineMetrics
 from tests.api_stack import Stack, running_role, serving
 
 
@@ -52,10 +52,10 @@ async def test_metrics_count_requests_by_route_and_code(stack: Stack) -> None:
     await stack.client.get("/v1/edits/two")
     await stack.client.get("/no/such/path")
     text = (await stack.client.get("/metrics")).text
-    assert 'diffplugin_requests_total{code="200",route="/v1/edit"} 1.0' in text
-    assert 'diffplugin_requests_total{code="415",route="/v1/edit"} 1.0' in text
-    assert 'diffplugin_requests_total{code="404",route="/v1/edits/{job_id}"} 2.0' in text
-    assert 'diffplugin_requests_total{code="404",route="none"} 1.0' in text
+    assert 'diffplugin_http_requests_total{code="200",route="/v1/edit"} 1.0' in text
+    assert 'diffplugin_http_requests_total{code="415",route="/v1/edit"} 1.0' in text
+    assert 'diffplugin_http_requests_total{code="404",route="/v1/edits/{job_id}"} 2.0' in text
+    assert 'diffplugin_http_requests_total{code="404",route="none"} 1.0' in text
     assert 'diffplugin_request_duration_seconds_count{route="/v1/edit"} 2.0' in text
     assert "diffplugin_in_flight 1.0" in text
 
@@ -67,16 +67,15 @@ async def test_metrics_show_the_queue_and_the_workers_batches(stack: Stack) -> N
     await stack.edit(instruction="derain hold", headers={"Prefer": "respond-async"})
     text = (await stack.client.get("/metrics")).text
     assert "diffplugin_queue_up 1.0" in text
+    assert "diffplugin_dead_letters 0.0" in text
+    assert 'diffplugin_queue_lag_seconds{priority="normal",stage="run"} 0.0' in text
+    assert (
+        'diffplugin_worker_heartbeat_timestamp_seconds{role="worker",worker="fake-worker"}' in text
+    )
     assert 'diffplugin_queue_depth{priority="low",stage="plan"}' in text
     assert 'diffplugin_workers{role="worker"} 1.0' in text
     assert 'diffplugin_shared_batches_total{worker="fake-worker"} 1.0' in text
     assert 'diffplugin_rows_total{plugin="lowlight",worker="fake-worker"} 1.0' in text
-
-
-async def test_page_is_served(stack: Stack) -> None:
-    answer = await stack.client.get("/")
-    assert answer.headers["content-type"].startswith("text/html")
-    assert 'fetch("/v1/edit"' in answer.text
 
 
 async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
@@ -94,6 +93,9 @@ async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
         "output_quality",
         "metadata",
         "mask",
+        "plan",
+        "previews",
+        "strength",
         "timeout",
     }
     assert "422" not in json.dumps(list(spec["paths"]["/v1/edit"]["post"]["responses"]))
@@ -107,6 +109,10 @@ async def test_request_is_logged_with_its_ids(
     (record,) = [line for line in caplog.records if line.getMessage() == "POST /v1/edit"]
     assert record.__dict__["request_id"] == "req-7"
     assert record.__dict__["job_id"] == answer.headers["x-job-id"]
+    assert (
+        record.__dict__["trace_id"]
+        in (await stack.queue.get(record.__dict__["job_id"])).traceparent
+    )
     assert record.__dict__["status"] == 200
 
 

@@ -9,11 +9,12 @@ from service.api.catalogue import CATALOGUE
 from service.api.middleware import Gate
 from service.api.problems import MEDIA_TYPE, add_problem_handlers
 from service.metrics import ApiMetrics
+from service.tracing import Tracer
 
 
 def app_that_raises(error: Exception) -> httpx.AsyncClient:
     app = FastAPI()
-    app.add_middleware(Gate, metrics=ApiMetrics(), max_body_bytes=1000)
+    app.add_middleware(Gate, metrics=ApiMetrics(), tracer=Tracer(), max_body_bytes=1000)
     add_problem_handlers(app)
 
     @app.get("/fail")

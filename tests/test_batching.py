@@ -10,7 +10,8 @@ from service.engine.engine import Engine, build_engine
 from service.images import ImageLimits, decode, encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask
-from service.metrics import EngineMetrics, read_published
+from service.metrics_published import read_published
+from service.metrics_worker import EngineMetrics
 from service.worker import Worker, WorkerSettings
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin
 

@@ -22,6 +22,8 @@ LAYERS = {
     "service.plugin_versions": 1,
     "service.plugin_publish": 3,
     "service.logs": 1,
+    "service.trace_context": 0,
+    "service.tracing": 1,
     "service.metrics": 3,
     "service.job_queue": 2,
     "service.queue": 2,

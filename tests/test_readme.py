@@ -106,7 +106,7 @@ def test_the_compose_file_runs_every_role_with_images_that_the_dockerfile_builds
 
 
 def test_prometheus_scrapes_the_api_of_the_compose_file() -> None:
-    config = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     targets = config["scrape_configs"][0]["static_configs"][0]["targets"]
     assert targets == ["api:8000"]
 

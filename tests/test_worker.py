@@ -4,10 +4,11 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from service.image_png import write_png_16
 from service.images import ImageLimits, encode, read_photo
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings
+from service.models.plugin_store import Residency
 from service.plugin_manifest import Published
 from service.queue_records import pack_input
 from service.redis_server import PrivateRedis
@@ -34,6 +36,10 @@ class InvertingEngine:
 
     While `gate` is not set, a step blocks its thread.
     """
+
+    residency = Residency()
+    device_memory: Mapping[str, int] = MappingProxyType({})
+    num_padding_rows = 0
 
     def __init__(self, num_slots: int = 2) -> None:
         self.num_slots = num_slots

@@ -1,8 +1,9 @@
 """Errors as gRPC answers: a status of api.catalogue with google.rpc details."""
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol, TypeVar
 
@@ -17,12 +18,15 @@ from service import errors
 from service.api.catalogue import CATALOGUE, violations_of
 from service.api.guard import Guard, bearer
 from service.metrics import ApiMetrics
+from service.trace_context import CURRENT, TraceContext
+from service.tracing import Span, Tracer
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "diffplugin"
 # The calls that count towards a key's rate.
 WORK = ("Edit", "EditStream", "SubmitEdit", "UploadEdit", "Plan")
+FAULTS = (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Edge:
 
     metrics: ApiMetrics
     guard: Guard
+    tracer: Tracer = field(default_factory=Tracer)
 
 
 class Guarded(Protocol):
@@ -46,11 +51,13 @@ Call = Callable[[ServiceT, RequestT, ServicerContext], Coroutine[Any, Any, Answe
 def answers_errors(
     call: Call[ServiceT, RequestT, AnswerT],
 ) -> Call[ServiceT, RequestT, AnswerT]:
-    """The edge of a call: its key is checked, what it raises becomes its status, it is counted."""
+    """The edge of a call: key, errors, counts and span. What it raises becomes its status."""
 
     @wraps(call)
     async def answered(service: ServiceT, request: RequestT, context: ServicerContext) -> AnswerT:
         code = StatusCode.CANCELLED  # unless it comes to an end
+        started_at, trace = time.time(), _trace_of(context)
+        CURRENT.set(trace.traceparent)  # for this call: each has a task of its own
         try:
             key = _key_of(context)
             await service.edge.guard.check(key, "edit", is_work=call.__name__ in WORK)
@@ -65,8 +72,18 @@ def answers_errors(
             raise AssertionError("abort() raises. This is a bug.") from error
         finally:
             service.edge.metrics.grpc_calls.labels(call.__name__, code.name).inc()
+            attributes = {"rpc.method": call.__name__, "rpc.grpc.status_code": code.value[0]}
+            fault = code.name if code in FAULTS else ""
+            service.edge.tracer.add(
+                Span(call.__name__, trace, started_at, time.time(), "server", attributes, fault)
+            )
 
     return answered
+
+
+def _trace_of(context: ServicerContext) -> TraceContext:
+    sent = {key: value for key, value in context.invocation_metadata() or ()}
+    return TraceContext.within(str(sent.get("traceparent", "")))
 
 
 def status_of(error: errors.DiffPluginError) -> status_pb2.Status:

@@ -20,6 +20,7 @@ from service.plugin_manifest import InstalledPlugins, PluginManifest
 from service.queue_plugins import FleetPlugins
 from service.queue_records import OnceKey, Stage, error_of, pack_input
 from service.settings import Settings
+from service.trace_context import CURRENT
 
 MAX_KEY_CHARS = 255
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -145,7 +146,8 @@ class Intake:
         workers = await self._check_live(request, plan)
         demand = demand_of(plan, request.steps, size, await self.plugins(), workers)
         named = {"id": job_id} if job_id else {}
-        job = Job(request=request, plan=plan, deadline_at=deadline_at, **named)
+        trace = CURRENT.get()
+        job = Job(request=request, plan=plan, deadline_at=deadline_at, traceparent=trace, **named)
         try:
             submitted = await self.queue.submit(job, kept, once, demand)
         finally:

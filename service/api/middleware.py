@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.problems import problem_of
 from service.errors import DiffPluginError, ImageTooLarge
 from service.metrics import ApiMetrics
+from service.trace_context import CURRENT, TraceContext
+from service.tracing import Span, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -23,9 +25,12 @@ QUIET_ROUTES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/me
 class Gate:
     """ASGI middleware; `max_body_bytes` bounds a request before it is read into memory."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: ApiMetrics, tracer: Tracer, max_body_bytes: int
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,12 +38,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, self._max_body_bytes)
+        trace = CURRENT.set(exchange.trace.traceparent)
         with self._metrics.in_flight.track_inprogress():
             try:
                 exchange.refuse_declared_body()
                 await self._app(scope, exchange.receive, exchange.send)
             except Exception as error:
                 await exchange.answer_error(error)
+            finally:
+                CURRENT.reset(trace)
         self._record(exchange)
 
     def _record(self, exchange: "Exchange") -> None:
@@ -49,6 +57,7 @@ class Gate:
         level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
         context = {
             "request_id": exchange.request_id,
+            "trace_id": exchange.trace.trace_id,
             "route": route,
             "status": exchange.status,
             "duration_ms": round(1000 * seconds, 1),
@@ -56,6 +65,8 @@ class Gate:
         if exchange.job_id:
             context["job_id"] = exchange.job_id
         log.log(level, "%s %s", exchange.scope["method"], exchange.scope["path"], extra=context)
+        if route not in QUIET_ROUTES:
+            self._tracer.add(exchange.span())
 
 
 class Exchange:
@@ -64,16 +75,33 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
         self.scope = scope
         self.started = time.monotonic()
+        self.started_at = time.time()
         self.status = 499  # until an answer starts: nobody was there to get one
         self.job_id = ""
         self._receive, self._send = receive, send
         self._headers = Headers(scope=scope)
+        self.trace = TraceContext.within(self._headers.get("traceparent", ""))
         self._max_body_bytes = max_body_bytes
         self._num_body_bytes = 0
         self._has_started = False
         sent_id = self._headers.get("x-request-id", "")
         self.request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
+
+    def span(self) -> Span:
+        """Of the whole exchange, that ends now."""
+        seconds = time.monotonic() - self.started
+        attributes: dict[str, str | int] = {
+            "http.request.method": self.scope["method"],
+            "http.route": self.route,
+            "http.response.status_code": self.status,
+            "diffplugin.request_id": self.request_id,
+            **({"diffplugin.job_id": self.job_id} if self.job_id else {}),
+        }
+        fault = f"status {self.status}" if self.status >= 500 else ""
+        name = f"{self.scope['method']} {self.route}"
+        ended_at = self.started_at + seconds
+        return Span(name, self.trace, self.started_at, ended_at, "server", attributes, fault)
 
     @property
     def route(self) -> str:

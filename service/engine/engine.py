@@ -26,7 +26,7 @@ from service.engine.updates import (
 )
 from service.images import UnitPixels
 from service.models.backbone import Backbone, pick_device
-from service.models.plugin_store import PluginStore
+from service.models.plugin_store import PluginStore, Residency
 from service.plugin_manifest import Published
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,28 @@ class Engine:
     def versions(self) -> Mapping[str, str]:
         """Of the plugins that new edits get."""
         return self.runner.store.versions
+
+    @property
+    def residency(self) -> Residency:
+        """What became of the plugins' weights so far."""
+        return self.runner.store.residency
+
+    @property
+    def num_padding_rows(self) -> int:
+        """Rows in UNet calls so far that were nobody's."""
+        return self.runner.num_padding_rows
+
+    @property
+    def device_memory(self) -> dict[str, int]:
+        """Bytes of the GPU by kind: allocated, reserved and total; nothing on a CPU."""
+        device = self.backbone.device
+        if device.type != "cuda":
+            return {}
+        return {
+            "allocated": torch.cuda.memory_allocated(device),
+            "reserved": torch.cuda.memory_reserved(device),
+            "total": torch.cuda.get_device_properties(device).total_memory,
+        }
 
     def follow(self, published: Published) -> dict[str, str]:
         """Serve new edits with what was published; by name, why a plugin is not followed.
@@ -113,7 +135,8 @@ class Engine:
 
     def _denoise(self, batch: list[Trajectory]) -> list[Update]:
         self._step_s = self.runner.denoise(batch)
-        done: list[Update] = [BatchDone(tuple(t.plugin_name for t in batch), self._step_s)]
+        names = tuple(t.plugin_name for t in batch)
+        done: list[Update] = [BatchDone(names, self._step_s, self.scheduler.max_batch_size)]
         return done + [StepDone(t.edit.id, t.progress) for t in batch if not t.large]
 
     def _preview(self, trajectories: list[Trajectory]) -> list[Update]:

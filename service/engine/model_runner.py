@@ -91,6 +91,12 @@ class ModelRunner:
     def _table_of(self, steps: int) -> StepTable:
         return self._table(min(steps, len(self.noise_schedule.alphas_cumprod)))
 
+    @property
+    def num_padding_rows(self) -> int:
+        """Rows that were nobody's, of all calls so far."""
+        padded = self.step if isinstance(self.step, BucketedStep) else None
+        return padded.num_slots - padded.num_rows if padded else 0
+
     @torch.inference_mode()
     def denoise(self, trajectories: Sequence[Trajectory]) -> float:
         """One UNet call and one sampler update for all rows; returns the seconds it took."""

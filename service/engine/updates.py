@@ -63,10 +63,14 @@ class EditFailed:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """One UNet call: the plugin of every row, and how long it took."""
+    """One UNet call: the plugin of every edit in it, and how long it took.
+
+    `max_edits` is how many it had room for.
+    """
 
     plugins: tuple[str, ...]
     seconds: float
+    max_edits: int = 0  # 0: not known
 
 
 Update = StepDone | PreviewDone | TaskDone | EditDone | EditFailed | BatchDone

@@ -24,6 +24,11 @@ class Plugin(nn.Module):
         super().__init__()
         self.manifest, self.tpb, self.scb, self.stage = manifest, tpb, scb, stage
 
+    @property
+    def num_bytes(self) -> int:
+        """Of its weights, where they lie."""
+        return sum(weights.nbytes for weights in self.state_dict().values())
+
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
         """Read and check one plugin folder; UnknownPlugin says what is wrong with it."""

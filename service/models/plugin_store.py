@@ -1,8 +1,10 @@
 """PluginStore: the plugins of one base on disk, loaded once and kept resident."""
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -21,6 +23,17 @@ from service.plugin_manifest import (
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class Residency:
+    """What a store has done since it was made, for those who measure it."""
+
+    num_hits: int = 0  # a plugin was asked for and resident
+    num_misses: int = 0  # it had to be loaded
+    num_evictions: int = 0
+    load_s: float = 0.0  # of all loads
+    resident_bytes: int = 0  # of the plugins' weights
+
+
 class PluginStore:
     """Plugins by name; at most `max_resident` stay loaded, the least recently used leaves first.
 
@@ -33,6 +46,7 @@ class PluginStore:
         self._published: Mapping[str, PluginManifest | None] = {}
         self._current: dict[str, str] = {}
         self._lock = Lock()  # follow() may run beside get()
+        self.residency = Residency()
 
     @property
     def resident(self) -> tuple[str, ...]:
@@ -118,14 +132,29 @@ class PluginStore:
         key = (manifest.name, manifest.digest)
         with self._lock:
             held = self._resident.get(key)
+        load_s = 0.0
+        is_hit = held is not None
         if held is None:
+            start = time.perf_counter()
             held = Plugin.load(self._folder_of(manifest), self._backbone)
+            load_s = time.perf_counter() - start
         with self._lock:
             self._resident[key] = held
             self._resident.move_to_end(key)
-            while len(self._resident) > self._max_resident:
+            num_evicted = max(0, len(self._resident) - self._max_resident)
+            for _ in range(num_evicted):
                 self._resident.popitem(last=False)
+            self._count(is_hit, num_evicted, load_s)
         return held
+
+    def _count(self, is_hit: bool, num_evicted: int, load_s: float) -> None:
+        counts = self.residency
+        counts.num_hits += is_hit
+        counts.num_misses += not is_hit
+        counts.num_evictions += num_evicted
+        counts.load_s += load_s
+        if not is_hit:
+            counts.resident_bytes = sum(plugin.num_bytes for plugin in self._resident.values())
 
     def _folder_of(self, manifest: PluginManifest) -> Path:
         kept = version_folder(self._root, self._backbone.name, manifest.name, manifest.version)

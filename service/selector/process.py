@@ -17,10 +17,13 @@ import torch
 from service.errors import DiffPluginError, EditFailed, QueueUnavailable
 from service.images import ImageLimits, Pixels, decode, media_type
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage
-from service.jobs import JobError, Plan, WorkerInfo
+from service.jobs import JobError, JobStatus, Plan, WorkerInfo
+from service.logs import about
+from service.metrics_worker import EngineMetrics
 from service.queue_plugins import FleetPlugins
 from service.selector.planner import Planner, load_planner
 from service.settings import Settings
+from service.tracing import Tracer, span_of_plan
 
 CLAIM_BLOCK_S = 0.3
 RETRY_PAUSE_S = 1.0
@@ -37,17 +40,26 @@ async def run_selector(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    tracer = Tracer.connect(settings.traces_url, "selector")
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     try:
-        await SelectorProcess(queue, planner, settings).run(stop)
+        await SelectorProcess(queue, planner, settings, tracer).run(stop)
     finally:
+        await asyncio.to_thread(tracer.close)
         await queue.close()
 
 
 class SelectorProcess:
     """One selector on one queue."""
 
-    def __init__(self, queue: JobQueue, planner: Planner, settings: Settings) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        planner: Planner,
+        settings: Settings,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.metrics, self._tracer = EngineMetrics(), tracer or Tracer()
         self.name = f"selector-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._queue, self._planner, self._settings = queue, planner, settings
         self._fleet = FleetPlugins(queue, settings.base)
@@ -73,6 +85,7 @@ class SelectorProcess:
         """One claim, if there is one; an outage of Redis is waited out."""
         try:
             self._claims = await self._queue.claim(Stage.PLAN, self.name, 1, CLAIM_BLOCK_S)
+            self.metrics.observe_claims(self._claims)
             for claim in self._claims:
                 await self._serve(claim)
         except QueueUnavailable as error:
@@ -86,10 +99,11 @@ class SelectorProcess:
         except QueueUnavailable:
             raise
         except DiffPluginError as error:  # this job fails, the others go on
-            await self._queue.fail(claim, JobError(code=error.code, detail=str(error)))
+            if await self._queue.fail(claim, JobError(code=error.code, detail=str(error))):
+                self.metrics.observe_job(JobStatus.FAILED, claim.job.timings, code=error.code)
             return
         except Exception as error:
-            log.exception("planning failed", extra={"job_id": claim.job.id})
+            log.exception("planning failed", extra=about(claim.job))
             detail = f"the selector failed: {error}"
             await self._queue.retry(claim, JobError(code=EditFailed.code, detail=detail))
             return
@@ -104,16 +118,20 @@ class SelectorProcess:
 
     async def _pass_on(self, claim: Claim, plan: Plan, plan_s: float) -> None:
         """To the workers; or the end, if nothing is to be run or only the plan was asked for."""
+        self._tracer.add(span_of_plan(claim.job, plan_s))
         if plan.runnable and not claim.job.request.plan_only:
             await self._queue.planned(claim, plan, plan_s)
             return
         timings = claim.job.timings.model_copy(
             update={"plan_s": plan_s, "total_s": time.time() - claim.job.created_at}
         )
-        await self._queue.complete(
+        is_ours = await self._queue.complete(
             claim, claim.image, media_type(claim.image), timings,
             no_op=not plan.runnable, plan=plan,
         )  # fmt: skip
+        if is_ours:
+            self.metrics.observe_job(JobStatus.SUCCEEDED, timings)
+            log.info("planned, nothing to run", extra=about(claim.job, timings))
 
     async def _beat(self, stop: asyncio.Event) -> None:
         """Heartbeats, and the lease of the job at hand, however long its planning takes."""
@@ -126,6 +144,7 @@ class SelectorProcess:
                     plugins=self._planner.plugins, versions=self._planner.versions, free_slots=1,
                 )  # fmt: skip
                 await self._queue.heartbeat(info)
+                await self.metrics.publish(self._queue, self.name)
                 await self._queue.renew(self._claims)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)
