@@ -45,9 +45,11 @@ protos: $(STAMP)
 chaos: $(STAMP)
 	$(BIN)/python -m loadtests.chaos
 
-# The engine's goals on a CPU, ten minutes of an idle core; the figures go to docs/benchmarks/.
+# The engine's goals on an idle CPU, about ten minutes; the figures go to docs/benchmarks.md.
 bench: $(STAMP)
-	$(BIN)/python -m loadtests.bench --base tiny --json docs/benchmarks/cpu-tiny.json
+	$(BIN)/python -m loadtests.bench --base tiny --json docs/benchmarks/cpu-tiny.json \
+		--page docs/benchmarks.md
+	$(BIN)/python -m loadtests.lossy --json docs/benchmarks/lossy-nano.json --page docs/benchmarks.md
 
 # Every evaluation into docs/results/: make report PHOTOS=photos_val TRAIN_PHOTOS=photos_train
 report: $(STAMP)

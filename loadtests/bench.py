@@ -8,6 +8,7 @@ diffusers' own classes, in turns (A B A B), five rounds or more each; a ratio is
 
 import argparse
 import tempfile
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -15,7 +16,14 @@ import torch
 from loadtests import engine_goals, load_goals, service_goal
 from loadtests.bench_bases import SIZES, bench_base
 from loadtests.contenders import Contenders
-from loadtests.goals import Result, environment, print_table, write_json
+from loadtests.goals import (
+    Result,
+    environment,
+    figures,
+    print_table,
+    write_json,
+    write_table,
+)
 from loadtests.side_by_side import ROUNDS, Clock
 
 MEASURES = engine_goals.MEASURES | load_goals.MEASURES | service_goal.MEASURES
@@ -41,6 +49,10 @@ def main() -> None:
         head = {"base": base.name, "side": base.side, "steps": base.steps,
                 "clock": "cpu" if clock.is_cpu else "wall"}  # fmt: skip
         write_json(options.json, head | environment(device), results, regime)
+    if options.page:
+        on = f"{environment(device)['device']}, torch {torch.__version__}, {date.today()}"
+        header = ["goal", on, f"limit on {regime}"]
+        write_table(options.page, "goals", header, figures(results, regime))
 
 
 def _parse() -> argparse.Namespace:
@@ -53,6 +65,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
                         help="torch.compile for diffusers' classes")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the numbers there too")
+    parser.add_argument("--page", type=Path, help="put the table into this page, at its marker")
     return parser.parse_args()
 
 

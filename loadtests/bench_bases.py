@@ -157,8 +157,10 @@ def _random(name: str, size: Size, device: torch.device) -> Backbone:
     return Backbone(name, vae, unet, encoder, preprocessor, SCHEDULER, device)
 
 
-def write_random_plugin(store: Path, base: str, name: str, seed: int, version: int = 0) -> None:
-    """A plugin of a random base whose residuals are not zero."""
+def write_random_plugin(
+    store: Path, base: str, name: str, seed: int, version: int = 0, folder: Path | None = None
+) -> None:
+    """A plugin of a random base whose residuals are not zero, in `folder` or its usual place."""
     torch.manual_seed(seed + 1000 * version)
     size = SIZES[base]
     config = {"out_channels": 4, "layers_per_block": 2, "num_attention_heads": None,
@@ -178,4 +180,4 @@ def write_random_plugin(store: Path, base: str, name: str, seed: int, version: i
         digest="sha256:" + 64 * "0",
     )
     tpb = TPB(size.vision["hidden_size"], size.unet["cross_attention_dim"])
-    save_plugin(plugin_folder(store, base, name), tpb, scb, manifest, "")
+    save_plugin(folder or plugin_folder(store, base, name), tpb, scb, manifest, "")

@@ -91,6 +91,20 @@ def write_json(path: Path, head: dict[str, Any], results: list[Result], regime: 
     path.write_text(json.dumps(head | {"results": rows}, indent=2) + "\n")
 
 
+def write_table(path: Path, marker: str, header: list[str], rows: list[list[str]]) -> None:
+    """Replace what stands between <!-- marker --> and <!-- /marker --> in a page by a table."""
+    lines = [header, ["---"] * len(header), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    before, rest = path.read_text().split(f"<!-- {marker} -->\n", 1)
+    after = rest.split(f"<!-- /{marker} -->", 1)[1]
+    path.write_text(f"{before}<!-- {marker} -->\n{table}\n<!-- /{marker} -->{after}")
+
+
+def figures(results: list[Result], regime: str) -> list[list[str]]:
+    """A row for each result: goal, value, verdict."""
+    return [[r.goal, f"{r.value:.3g}", r.verdict(regime) or "reported"] for r in results]
+
+
 def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Median, least and most seconds of every variant."""
     return {

@@ -1,6 +1,6 @@
 """One command for a new GPU: kernels by batch size, one edit's latency, edits per second and MFU.
 
-    python -m loadtests.gpu_bench [--base sd15-random] [--out docs/benchmarks] [--limit-s 540]
+    python -m loadtests.gpu_bench [--base sd15-random] [--compile] [--out docs/benchmarks]
 
 Writes OUT/<name of the GPU>.json after every part, so a run that is cut off leaves what it has.
 Without CUDA it runs in a reduced form on the base `tiny`, which only proves that it works.
@@ -26,6 +26,7 @@ from loadtests.contenders import Contenders, drain
 from loadtests.goals import environment
 from service.engine.complements import Complements
 from service.engine.engine import Engine
+from service.engine.model_runner import ModelRunner
 
 TFLOP_PER_EDIT = {"sd15-random": 22.413}  # the other bases are not for comparison
 NUM_RUNS = 5
@@ -46,7 +47,8 @@ def main() -> None:
     path = options.out / f"{_slug(report['device'])}-{base_name}.json"
     with tempfile.TemporaryDirectory() as folder:
         contenders = Contenders(bench_base(base_name, Path(folder)), device, Path(folder), False)
-        for name, section in SECTIONS.items():
+        sections = SECTIONS | ({"compiled": compiled} if options.compile else {})
+        for name, section in sections.items():
             if time.monotonic() - began > options.limit_s:
                 report[name] = "left out: the time was up"
             else:
@@ -149,6 +151,20 @@ def throughput(contenders: Contenders) -> dict[str, Any]:
     return {"edits_per_s": found}
 
 
+def compiled(contenders: Contenders) -> dict[str, Any]:
+    """Milliseconds of a step with torch.compile on the UNet, and how long compiling took."""
+    runner = contenders.runner
+    runner.backbone.unet.compile(dynamic=False)
+    contenders.runner = ModelRunner(runner.backbone, runner.store)
+    found: dict[str, Any] = {"step_ms": {}, "compile_s": {}}
+    for rows in (1, 8):
+        began = time.perf_counter()
+        drain(contenders.engine(rows), contenders.edits(rows, 8))
+        found["compile_s"][str(rows)] = time.perf_counter() - began
+        found["step_ms"][str(rows)] = 1e3 * _step_seconds(contenders, rows)
+    return found
+
+
 def memory(contenders: Contenders) -> dict[str, Any]:
     """The most that the sections before had allocated on the device."""
     if contenders.device.type != "cuda":
@@ -203,6 +219,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Everything worth knowing of a new GPU.")
     parser.add_argument("--base", choices=("nano", *SIZES), help="none: sd15-random on CUDA")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--limit-s", type=float, default=480, help="no section starts after this")
     return parser.parse_args()
 

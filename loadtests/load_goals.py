@@ -2,9 +2,9 @@
 
 import statistics
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from loadtests.side_by_side import Clock, quantile
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
 from service.engine.trajectory import Edit
-from service.engine.updates import EditFailed, StepDone
+from service.engine.updates import StepDone, Update
+from service.plugin_manifest import PluginManifest, Published, read_manifest, version_folder
 
 NUM_ARRIVALS = 40
 SWAP_S = 0.5
 NUM_SWAPS = 8
+SPARE = "spare"  # the plugin that comes and goes
 SWAP_SLACK_S = 0.005  # G7's limit is 1.5 median steps and this
 
 
@@ -109,69 +111,108 @@ def _steps_until_free(contenders: Contenders) -> int:
     return number
 
 
-def hot_swap(contenders: Contenders, clock: Clock, rounds: int) -> list[Result]:
-    """G7: a plugin of a full engine is replaced every 0.5 s, and the new one used at once.
+@dataclass(frozen=True)
+class Gaps:
+    """Seconds from the end of a step to the end of the next."""
 
-    Wall seconds between the ends of consecutive steps, with and without swaps.
+    plain: list[float]  # of 8 running edits, none of which was admitted or decoded in it
+    others: list[float]
+
+
+def hot_swap(contenders: Contenders, clock: Clock, rounds: int) -> list[Result]:
+    """G7: every 0.5 s a plugin of a full engine is replaced, and one is added or removed.
+
+    New versions are followed as a worker does it, in another thread; the next edits use them at
+    once. The gaps that count are those of steps that admit and decode nobody, which costs the same
+    with and without swaps. On a CPU they are this process' CPU seconds: what the loading thread
+    uses meanwhile counts as if the step had waited for it.
     """
     if contenders.base.name == "nano":
         return []  # the shipped plugins are not to be written to
-    quiet = _gaps(contenders, swaps=False)
-    swapped = _gaps(contenders, swaps=True)
-    limit = 1.5 * statistics.median(swapped) + SWAP_SLACK_S
+    _write_versions(contenders)
+    quiet = _gaps(contenders, clock, swaps=False)
+    swapped = _gaps(contenders, clock, swaps=True)
+    median = statistics.median(swapped.plain)
     detail = {
-        "longest_gap_ms": 1e3 * max(swapped),
-        "median_gap_ms": 1e3 * statistics.median(swapped),
-        "longest_gap_without_swaps_ms": 1e3 * max(quiet),
+        "longest_gap_ms": 1e3 * max(swapped.plain),
+        "median_gap_ms": 1e3 * median,
+        "longest_gap_without_swaps_ms": 1e3 * max(quiet.plain),
+        "longest_gap_with_admissions_ms": 1e3 * max(swapped.others),
+        "the_same_without_swaps_ms": 1e3 * max(quiet.others),
+        "num_steps": len(swapped.plain),
         "num_swaps": NUM_SWAPS,
         "failed": 0,
-        "reference_reload_ms": 1e3 * _reload_seconds(contenders),
+        "reference_reload_ms": 1e3 * _reload_seconds(contenders, clock),
     }
-    return [Result("G7", max(swapped) / limit, detail)]
+    return [Result("G7", max(swapped.plain) / (1.5 * median + SWAP_SLACK_S), detail)]
 
 
-def _gaps(contenders: Contenders, swaps: bool) -> list[float]:
-    """Of steps in which a full batch runs; RuntimeError if an edit fails."""
+def _gaps(contenders: Contenders, clock: Clock, swaps: bool) -> Gaps:
+    """Of an engine that is kept full; RuntimeError if an edit fails."""
     engine = contenders.engine()
     edits = contenders.edits(MAX_BATCH, 8)
     stop = threading.Event()
-    swapper = threading.Thread(target=_swap, args=(contenders, stop)) if swaps else None
-    until = time.perf_counter() + SWAP_S * NUM_SWAPS
-    number, last, gaps = 0, time.perf_counter(), []
-    if swapper:
+    swapper = threading.Thread(target=_swap, args=(engine, contenders, clock, stop))
+    until = clock() + SWAP_S * NUM_SWAPS
+    number, last, gaps = 0, clock(), Gaps([], [])
+    if swaps:
         swapper.start()
     try:
-        while time.perf_counter() < until or engine.has_work:
-            while engine.num_free_slots and time.perf_counter() < until:
+        while clock() < until or engine.has_work:
+            if engine.num_free_slots and clock() < until:  # one by one, so that all differ in step
                 edit = edits[number % MAX_BATCH]
                 engine.add(Edit(str(number), edit.pixels, edit.plugins, edit.steps, number))
                 number += 1
             updates = engine.step()
-            if failed := [u for u in updates if isinstance(u, EditFailed)]:
-                raise RuntimeError(f"an edit failed while plugins were swapped: {failed[0].error}")
-            now = time.perf_counter()
-            gaps.append(now - last)
+            images_of(updates)
+            now = clock()
+            (gaps.plain if _is_plain(updates) else gaps.others).append(now - last)
             last = now
     finally:
         stop.set()
-        if swapper:
+        if swaps:
             swapper.join()
     return gaps
 
 
-def _swap(contenders: Contenders, stop: threading.Event) -> None:
+def _is_plain(updates: list[Update]) -> bool:
+    """8 edits made a step, none its first or last."""
+    seen = [u.progress for u in updates if isinstance(u, StepDone)]
+    return len(seen) == MAX_BATCH and all(1 < p.step < p.num_steps for p in seen)
+
+
+def _write_versions(contenders: Contenders) -> None:
+    """Two versions of every plugin, and of one that no edit uses, where published ones are kept."""
     base = contenders.base
-    version = 0
-    while not stop.wait(SWAP_S):
-        version += 1
-        name = base.plugins[version % len(base.plugins)]
-        write_random_plugin(base.store, base.name, name, seed=version, version=version)
+    for seed, name in enumerate((*base.plugins, SPARE)):
+        for version in (1, 2):
+            folder = version_folder(base.store, base.name, name, f"1.0.{version}")
+            if not folder.is_dir():
+                write_random_plugin(base.store, base.name, name, seed, version, folder)
 
 
-def _reload_seconds(contenders: Contenders) -> float:
-    began = time.perf_counter()
+def _swap(engine: Engine, contenders: Contenders, clock: Clock, stop: threading.Event) -> None:
+    base, current = contenders.base, dict[str, PluginManifest | None]()
+    number, due = 0, clock() + SWAP_S
+    while not stop.wait(0.01):
+        if clock() < due:
+            continue
+        number, due = number + 1, due + SWAP_S
+        for name in (base.plugins[number % len(base.plugins)], SPARE):
+            folder = version_folder(base.store, base.name, name, f"1.0.{1 + number % 2}")
+            current[name] = read_manifest(folder, is_named=False)
+        if number % 2:
+            current[SPARE] = None
+        faults = engine.follow(Published(number, dict(current)))
+        assert not faults, faults
+    engine.follow(Published(number + 1))  # as it was
+
+
+def _reload_seconds(contenders: Contenders, clock: Clock) -> float:
     contenders.reference.load_plugin(contenders.base.plugins[0])
-    return time.perf_counter() - began
+    began = clock()
+    contenders.reference.load_plugin(contenders.base.plugins[0])
+    return clock() - began
 
 
 MEASURES: dict[tuple[str, ...], Measure] = {

@@ -19,7 +19,7 @@ import torch
 from skimage import data
 
 from loadtests.contenders import drain
-from loadtests.goals import environment
+from loadtests.goals import environment, write_table
 from loadtests.side_by_side import Clock
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
@@ -65,6 +65,9 @@ def main() -> None:
     if options.json:
         head = {"base": "nano", "side": options.side, "edits": len(pairs)} | environment(device)
         options.json.write_text(json.dumps(head | {"results": rows}, indent=2) + "\n")
+    if options.page:
+        cells = [[str(cell) for cell in row.values()] for row in rows]
+        write_table(options.page, "lossy", list(rows[0]), cells)
 
 
 def _row(
@@ -110,7 +113,8 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Cost and gain of the lossy options.")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write the numbers there too")
+    parser.add_argument("--page", type=Path, help="put the table into this page, at its marker")
     return parser.parse_args()
 
 

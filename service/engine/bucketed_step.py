@@ -5,6 +5,7 @@ the same kernels, so a row's bits do not depend on who is beside it.
 """
 
 import logging
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -77,7 +78,7 @@ class _Slots:
         self._state = SamplerState(*map(buffer, state))
         self._context, self._complement, self._rows = map(buffer, (context, complement, rows))
         self._given_state: SamplerState | None = None
-        self._given_context: Tensor | None = None
+        self._given_context: weakref.ref[Tensor] | None = None  # weak: it may be large
         self._graph: torch.cuda.CUDAGraph | None = None
         self._runs_until_capture = 1 if rows.is_cuda else -1  # the first run warms up
 
@@ -90,13 +91,13 @@ class _Slots:
             for buffer, values in zip(self._state, state, strict=True):
                 buffer[:num_rows] = values
                 buffer[num_rows:] = 0
-        if context is not self._given_context:
+        if self._given_context is None or self._given_context() is not context:
             self._context[:num_rows] = context
         self._complement[:num_rows] = complement
         self._rows[:num_rows] = rows
         self._rows[num_rows:] = 0
         self._compute()
-        self._given_context = context
+        self._given_context = weakref.ref(context)
         self._given_state = SamplerState(*(buffer[:num_rows] for buffer in self._state))
         return self._given_state
 
