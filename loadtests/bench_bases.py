@@ -66,7 +66,8 @@ def serving_copy(backbone: Backbone) -> Backbone:
     """The same networks as Backbone.load would make them: half precision on CUDA."""
     dtype = torch.float16 if backbone.device.type == "cuda" else torch.float32
     parts = (backbone.vae, backbone.unet, backbone.image_encoder)
-    vae, unet, encoder = (copy.deepcopy(part).to(dtype) for part in parts)
+    # nn.Module's own to(): diffusers' prints a warning about modules that none of these have.
+    vae, unet, encoder = (nn.Module.to(copy.deepcopy(part), dtype) for part in parts)
     return Backbone(
         backbone.name, vae, unet, encoder, backbone.preprocessor, backbone.scheduler_config,
         backbone.device,

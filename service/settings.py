@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         600.0, gt=0, description="Predicted seconds of queued work beyond which new jobs get 429."
     )
     max_batch_size: int = Field(8, description="Most rows in one UNet call.")
+    feature_cache_interval: int = Field(
+        1, ge=1, description="n > 1, lossy: deep UNet layers run at every n-th step; 1: exact."
+    )
+    compile_unet: bool = Field(
+        False, description="torch.compile for the UNet: minutes for each new photo size, then fast."
+    )
     priority_ageing_s: float = Field(
         30.0, ge=0, description="A job that waited this long is as urgent as the next class."
     )

@@ -29,6 +29,8 @@ async def run_worker(settings: Settings) -> None:
         settings.max_batch_size,
         settings.num_threads,
         settings.max_whole_pixels,
+        cache_interval=settings.feature_cache_interval,
+        compiles=settings.compile_unet,
     )
     await serve_engine(engine, settings)
 

@@ -26,6 +26,8 @@ def contenders(tmp_path_factory: pytest.TempPathFactory) -> Contenders:
     return Contenders(base, torch.device("cpu"), folder, compiles=False)
 
 
+# diffusers' UniPC itself uses a numpy call that is going away.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_reference_loop_and_diffusers_give_the_engines_images(contenders: Contenders) -> None:
     edits = contenders.edits(4, num_plugins=2)
     done = drain(contenders.engine(), edits)

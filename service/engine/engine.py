@@ -230,11 +230,19 @@ def build_engine(
     max_batch_size: int = 8,
     num_threads: int = 0,
     max_whole_pixels: int = MAX_WHOLE_PIXELS,
+    cache_interval: int = 1,
+    compiles: bool = False,
 ) -> Engine:
-    """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own."""
+    """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own.
+
+    `cache_interval`: of ModelRunner. `compiles`: torch.compile for the UNet, once per shape.
+    """
     if num_threads:
         torch.set_num_threads(num_threads)
     backbone = Backbone.load(store / base, pick_device(device))
     plugins = PluginStore(store, backbone)
     plugins.load_all()
-    return Engine(ModelRunner(backbone, plugins), max_batch_size, max_whole_pixels)
+    if compiles:
+        backbone.unet.compile(dynamic=False)
+    runner = ModelRunner(backbone, plugins, cache_interval=cache_interval)
+    return Engine(runner, max_batch_size, max_whole_pixels)

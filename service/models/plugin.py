@@ -1,5 +1,6 @@
 """A loaded Task-Plugin: manifest, TPB, SCB and output stage, ready to run (paper section 3.3)."""
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,8 +31,11 @@ class Plugin(nn.Module):
         return sum(weights.nbytes for weights in self.state_dict().values())
 
     @classmethod
-    def load(cls, folder: Path, backbone: Backbone) -> "Plugin":
-        """Read and check one plugin folder; UnknownPlugin says what is wrong with it."""
+    def load(cls, folder: Path, backbone: Backbone, pause_s: float = 0.0) -> "Plugin":
+        """Read and check one plugin folder; UnknownPlugin says what is wrong with it.
+
+        `pause_s`: between its parts, so that a thread beside it is never held up by all of them.
+        """
         manifest = read_manifest(folder, is_named=False)
         _check_files(folder, manifest, backbone.name)
         prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
@@ -41,16 +45,19 @@ class Plugin(nn.Module):
                 f"{manifest.name}: output_skip needs a base that predicts the sample"
             )
         unet = dict(backbone.unet.config)
+        time.sleep(pause_s)
         plugin = cls(
             manifest,
             TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"]),
             SCB(SCBConfig.from_unet(unet, manifest.output_skip)),
             OutputStage(manifest.output_stage) if manifest.output_stage else None,
         )
+        time.sleep(pause_s)
         try:
             plugin.load_state_dict(load_file(folder / WEIGHTS))
         except RuntimeError as error:
             raise UnknownPlugin(f"{folder} does not fit base {backbone.name}: {error}") from error
+        time.sleep(pause_s)
         return plugin.to(backbone.device, backbone.dtype).requires_grad_(False).eval()
 
 

@@ -22,6 +22,8 @@ from service.plugin_manifest import (
 
 log = logging.getLogger(__name__)
 
+FOLLOW_PAUSE_S = 0.05  # longer than most steps, so that each is held up by one part at most
+
 
 @dataclass
 class Residency:
@@ -77,7 +79,7 @@ class PluginStore:
         for name, manifest in published.plugins.items():
             try:
                 if manifest is not None:
-                    self._load(manifest)
+                    self._load(manifest, FOLLOW_PAUSE_S)
             except (UnknownPlugin, OSError) as error:
                 log.warning("plugin %s is not followed: %s", name, error)
                 faults[name] = str(error)
@@ -127,7 +129,7 @@ class PluginStore:
             return None
         return self._load(read_manifest(folder, is_named=False))
 
-    def _load(self, manifest: PluginManifest) -> Plugin:
+    def _load(self, manifest: PluginManifest, pause_s: float = 0.0) -> Plugin:
         """What the manifest describes, from memory or from disk."""
         key = (manifest.name, manifest.digest)
         with self._lock:
@@ -136,7 +138,7 @@ class PluginStore:
         is_hit = held is not None
         if held is None:
             start = time.perf_counter()
-            held = Plugin.load(self._folder_of(manifest), self._backbone)
+            held = Plugin.load(self._folder_of(manifest), self._backbone, pause_s)
             load_s = time.perf_counter() - start
         with self._lock:
             self._resident[key] = held
