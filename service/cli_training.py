@@ -18,7 +18,7 @@ HeldOut = Annotated[
     Path | None, typer.Option(exists=True, file_okay=False, help="Photos of the sample sheets.")
 ]
 RunDir = Annotated[Path | None, typer.Option(help="Checkpoint and sheets; training resumes here.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all.")]
+Steps = Annotated[int | None, typer.Option(min=0, help="Optimiser steps in all.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Crops per step.")]
 Size = Annotated[int | None, typer.Option(min=32, help="Side of a crop in pixels.")]
 Lr = Annotated[float | None, typer.Option(help="Peak learning rate.")]

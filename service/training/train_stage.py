@@ -22,7 +22,7 @@ from service.models.output_stage import OutputStage
 from service.models.tone import SEEN, transform
 from service.training import loop
 from service.training.degradations import GENERATION
-from service.training.objective import pixel_loss
+from service.training.objective import detail_loss
 from service.training.restorer import Restorer
 
 Pairs = dict[str, Tensor]  # image and target uint8, restored float16, all (N, 3, S, S); task (N,)
@@ -55,7 +55,7 @@ class StageTrainer(nn.Module):
 
     def forward(self, seen: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
         """seen (B, 6 or 9, H, W): input, restored, noise; targets (B, 3, H, W)."""
-        return pixel_loss(self.stage(*torch.split(seen, 3, dim=1)), targets)
+        return detail_loss(self.stage(*torch.split(seen, 3, dim=1)), targets)
 
     def restore(self, images: Tensor, tasks: Tensor, steps: int) -> Tensor:
         """What the engine does with this plugin, for the sample sheets."""
