@@ -27,7 +27,7 @@ import numpy as np
 
 from loadtests.fleet import Fleet
 from service.images import encode
-from service.launch import _free_port
+from service.launch import free_port
 from service.redis_server import PrivateRedis
 from service.serve import environment
 from service.settings import Settings
@@ -141,7 +141,7 @@ def measure(num_connections: int, depth: int, folder: Path) -> Report:
     with PrivateRedis() as redis:
         write_manifests(folder)
         settings = Settings(
-            redis_url=redis.url, plugins_store=folder, port=_free_port(), grpc_port=0,
+            redis_url=redis.url, plugins_store=folder, port=free_port(), grpc_port=0,
             max_queue_depth=depth, heartbeat_s=20.0, request_timeout_s=300.0,
         )  # fmt: skip
         with running_api(settings) as url, Fleet(settings, 1, serve_scripted) as fleet:

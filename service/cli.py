@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import typer
 
@@ -33,6 +33,8 @@ from service.images import (
 from service.jobs import EditRequest, Plan
 from service.logs import setup_logging
 from service.settings import Settings
+
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer exports its children only
 
 app = typer.Typer(
     help="Restore photos from a photo and a sentence.",
@@ -171,15 +173,29 @@ def format_scores(plan: Plan) -> str:
 
 
 def main() -> None:
-    """Run the command. An error of ours is one line; code 2 if the call must change, else 1."""
+    """Run the command. An error is one line; code 2 if the call must change, else 1."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except USAGE_ERROR as error:
+        _show(error)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
     except errors.DiffPluginError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, errors.ClientError) else 1)
     except FileNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _show(error: Any) -> None:
+    """One line, like our own errors; a group that was called without a command shows its help."""
+    message = error.format_message()
+    if message and "\n" not in message:
+        print(f"error: {message}", file=sys.stderr)
+    else:
+        error.show()
 
 
 def _role_settings() -> Settings:

@@ -35,6 +35,7 @@ class EditResult:
     job_id: str
     timings: Timings
     no_op: bool
+    versions: Mapping[str, str] = field(default_factory=dict)  # of the plugins it ran on
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ def edit_result(answer: httpx.Response) -> EditResult:
         job_id=body["id"],
         timings=Timings.model_validate(body["timings"]),
         no_op=body["no_op"],
+        versions=body["versions"],
     )
 
 

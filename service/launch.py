@@ -37,7 +37,7 @@ def running_service(
     log_path: Path, timeout_s: float = 60.0, settings: Mapping[str, str] | None = None
 ) -> Iterator[RunningService]:
     """Run `diffplugin serve`; `settings` are extra environment variables of the child."""
-    port = _free_port()
+    port = free_port()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("wb") as log:
         started = time.monotonic()
@@ -99,7 +99,8 @@ def _environment(port: int, settings: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "DIFFPLUGIN_GRPC_PORT": "0", **settings, "DIFFPLUGIN_PORT": str(port)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of the loopback, and free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

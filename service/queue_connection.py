@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from service.errors import InvalidRequest
 from service.jobs import Job, Priority
+from service.queue_address import close_redis, open_redis
 from service.queue_records import EventKind, QueueSettings, Stage, event_of
 from service.queue_streams import SOCKET_TIMEOUT_S, StageStreams, outages_named
 
@@ -34,24 +34,18 @@ class QueueConnection:
     @classmethod
     def connect(cls, url: str, settings: QueueSettings) -> Self:
         """A queue on the Redis at `url`. It connects at first use; close() it."""
-        try:
-            redis = Redis.from_url(
-                url,
-                socket_timeout=SOCKET_TIMEOUT_S,
-                socket_connect_timeout=2.0,
-                retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
-                max_connections=10_000,  # every watch holds one
-                protocol=2,
-            )
-        except ValueError as error:
-            raise InvalidRequest(
-                "DIFFPLUGIN_REDIS_URL is no address of a Redis; "
-                "write redis://host:6379/0 or unix:///path.sock"
-            ) from error
+        redis = open_redis(
+            url,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=2.0,
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
+            max_connections=10_000,  # every watch holds one
+            protocol=2,
+        )
         return cls(redis, settings)
 
     async def close(self) -> None:
-        await self.redis.aclose()
+        await close_redis(self.redis)
 
     async def ping(self) -> None:
         with outages_named():

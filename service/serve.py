@@ -25,7 +25,10 @@ KILL_AFTER_S = 5.0  # on top of the roles' own grace
 
 
 def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT (returns 0) or until a role ends by itself (returns 1)."""
+    """Run until SIGTERM or SIGINT (returns 0) or until a role ends by itself (returns 1).
+
+    A second signal kills the roles.
+    """
     return asyncio.run(_serve(settings))
 
 
@@ -48,13 +51,19 @@ async def _serve(settings: Settings) -> int:
     check_exposure(settings)
     check_tls(settings)
     stop = asyncio.Event()
+    children: dict[str, Process] = {}
+
+    def handle() -> None:
+        if stop.is_set():
+            _kill(children)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, handle)
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(PrivateRedis()).url
         shared = settings.model_copy(update={"redis_url": url})
         print(f"redis on {url}", flush=True)
-        children: dict[str, Process] = {}
         try:
             for role in ROLES:
                 children[role] = await _start(role, environment(shared, role))
@@ -131,10 +140,14 @@ async def _stop(children: Mapping[str, Process], timeout_s: float) -> None:
         return
     _, late = await asyncio.wait(waits, timeout=timeout_s)
     if late:
-        for child in running:
-            if child.returncode is None:
-                child.kill()
+        _kill(children)
         await asyncio.wait(late)
+
+
+def _kill(children: Mapping[str, Process]) -> None:
+    for child in children.values():
+        if child.returncode is None:
+            child.kill()
 
 
 def _local_url(settings: Settings) -> str:

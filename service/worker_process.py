@@ -1,9 +1,7 @@
 """The worker as a process: load the base and its plugins, serve a queue until SIGTERM."""
 
 import asyncio
-import logging
 import os
-import signal
 import socket
 import uuid
 
@@ -12,10 +10,9 @@ from service.errors import QueueUnavailable
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
 from service.settings import Settings
+from service.signals import stop_on_signals
 from service.tracing import Tracer
 from service.worker import Worker, WorkerSettings
-
-log = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings) -> None:
@@ -42,7 +39,7 @@ async def serve_engine(engine: Engine, settings: Settings) -> None:
     about_worker = _worker_settings(settings, backbone.name, str(backbone.device))
     tracer = Tracer.connect(settings.traces_url, "worker")
     worker = Worker(queue, engine, about_worker, tracer)
-    _stop_on_signals(worker)
+    stop_on_signals(worker.stop)
     try:
         await worker.run()
     finally:
@@ -60,14 +57,3 @@ def _worker_settings(settings: Settings, backbone: str, device: str) -> WorkerSe
         ),
         shutdown_grace_s=settings.shutdown_grace_s,
     )
-
-
-def _stop_on_signals(worker: Worker) -> None:
-    def stop() -> None:
-        if worker.is_stopping:
-            os._exit(1)  # not sys.exit: it would wait for the engine's thread
-        log.info("stopping: no more jobs are claimed")
-        worker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)

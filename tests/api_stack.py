@@ -147,7 +147,9 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
     mask = read_mask(claim.mask, LIMITS, photo.shape)
     result = write_photo(photo, 1 - photo.unchanged, Output.of(request), (), mask)
     timings = Timings(denoise_s=0.25)
-    await queue.complete(claim, result, f"image/{request.output_format}", timings)
+    versions = dict.fromkeys(claim.job.plan.runnable, "1.0.0")
+    media_type = f"image/{request.output_format}"
+    await queue.complete(claim, result, media_type, timings, versions=versions)
 
 
 @asynccontextmanager

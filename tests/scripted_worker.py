@@ -1,7 +1,7 @@
 """A real worker process around an engine that does what the picture says. No networks.
 
-A step of a black picture ends the process; one of a grey picture blocks for BLOCK_S. The result is
-filled with a number of the process that made it.
+A step of DEADLY ends the process, one of BROKEN raises, one of slow(n) blocks for n s. The result
+is filled with a number of the process that made it.
 """
 
 import asyncio
@@ -14,20 +14,32 @@ from types import MappingProxyType
 
 import numpy as np
 
+from service import errors
 from service.engine.trajectory import Edit
-from service.engine.updates import EditDone, StepDone, Update
+from service.engine.updates import EditDone, EditFailed, StepDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
 from service.models.plugin_store import Residency
 from service.plugin_manifest import Published
 from service.settings import Settings
+from service.signals import stop_on_signals
 from service.worker import Worker, WorkerSettings
 
-BLOCK_S = 4.0
-GOOD, DEADLY, SLOW = (
-    encode(np.full((16, 16, 3), value, dtype=np.uint8), "png") for value in (200, 0, 100)
-)
+FIRST_SLOW, LAST_SLOW = 100, 160
+
+
+def filled(value: int) -> bytes:
+    return encode(np.full((16, 16, 3), value, dtype=np.uint8), "png")
+
+
+GOOD, DEADLY, BROKEN = filled(200), filled(0), filled(1)
+
+
+def slow(seconds: int) -> bytes:
+    """A picture whose one step takes that long."""
+    assert 0 < seconds <= LAST_SLOW - FIRST_SLOW
+    return filled(FIRST_SLOW + seconds)
 
 
 def mark_of(pid: int) -> int:
@@ -71,8 +83,10 @@ class ScriptedEngine:
         value = int(edit.pixels[0, 0, 0])
         if value == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        if value == 100:
-            time.sleep(BLOCK_S)
+        if value == 1:
+            return [EditFailed(edit.id, errors.EditFailed("task 'derain' failed: no such step"))]
+        if FIRST_SLOW < value <= LAST_SLOW:
+            time.sleep(value - FIRST_SLOW)
         progress = Progress(plugin="derain", task=1, num_tasks=1, step=1, num_steps=1)
         result = np.full(edit.pixels.shape, mark_of(os.getpid()) / 255, np.float32)
         return [StepDone(edit.id, progress), EditDone(edit.id, result, Timings(denoise_s=0.1))]
@@ -88,6 +102,6 @@ async def _serve(settings: Settings) -> None:
     name = f"worker-{socket.gethostname()}-{os.getpid()}-scripted"
     worker_settings = WorkerSettings(name, "scripted", "cpu", limits)
     worker = Worker(queue, ScriptedEngine(settings.max_batch_size), worker_settings)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+    stop_on_signals(worker.stop)
     await worker.run()
     await queue.close()

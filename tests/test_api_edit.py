@@ -35,6 +35,7 @@ async def test_photo_and_sentence_give_the_restored_photo(stack: Stack) -> None:
     assert answer.headers["content-type"] == "image/png"
     np.testing.assert_array_equal(pixels_of(answer.content), 255 - pixels_of(photo()))
     assert json.loads(answer.headers["x-plan"]) == ["derain", "lowlight"]
+    assert json.loads(answer.headers["x-versions"]) == {"derain": "1.0.0", "lowlight": "1.0.0"}
     assert answer.headers["x-seed"] == "7"
     assert answer.headers["x-no-op"] == "false"
     assert "denoise;dur=250.0" in answer.headers["server-timing"]

@@ -49,6 +49,7 @@ async def test_edit_gives_the_bytes_that_http_gives(both: tuple[Stack, Any]) -> 
     assert answer.plan.scores["derain"] == 0.9
     assert answer.plan.threshold == 0.5
     assert answer.timings.denoise_s == 0.25
+    assert set(answer.versions.values()) == {"1.0.0"}
 
 
 async def test_fields_of_an_edit_arrive(both: tuple[Stack, Any]) -> None:

@@ -53,6 +53,7 @@ async def test_edit_returns_image_plan_seed_and_timings(url: str) -> None:
     assert result.plan.runnable == ("derain", "lowlight")
     assert result.plan.scores["derain"] == 0.9
     assert (result.seed, result.no_op) == (11, False)
+    assert result.versions == {"derain": "1.0.0", "lowlight": "1.0.0"}
     assert result.timings.denoise_s == 0.25
 
 

@@ -187,3 +187,26 @@ def test_a_redis_that_is_not_there_is_one_clear_line(
     for command in (["workers"], ["jobs", "dead", "list"], ["jobs", "dead", "drop", "x"]):
         found, _, err = run(capsys, monkeypatch, *command, *options)
         assert found == code and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["jobs", "dead", "show"], "Missing argument"),
+        (["jobs", "dead", "shw"], "No such command 'shw'"),
+        (["jobs", "dead", "list", "--jsn"], "No such option"),
+        (["workers", "everyone"], "unexpected extra argument"),
+        (["plugins", "publish"], "Missing argument"),
+        (["plugins", "remove", "--redis"], "--redis"),
+        (["serve", "--port", "9000"], "No such option"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line(
+    command: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    code, out, err = run(capsys, monkeypatch, *command)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and says in err and err.count("\n") == 1

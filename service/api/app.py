@@ -25,6 +25,7 @@ from service.job_queue import JobQueue
 from service.metrics import ApiMetrics
 from service.queue_records import QueueSettings
 from service.settings import Settings
+from service.signals import stop_on_signals
 from service.tracing import Tracer
 
 # Beside the image a body carries its other fields and the boundaries.
@@ -110,12 +111,5 @@ class ApiServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+        stop_on_signals(lambda: self.handle_exit(signal.SIGTERM, None))
+        yield

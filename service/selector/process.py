@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 import uuid
@@ -23,6 +22,7 @@ from service.metrics_worker import EngineMetrics
 from service.queue_plugins import FleetPlugins
 from service.selector.planner import Planner, load_planner
 from service.settings import Settings
+from service.signals import stop_on_signals
 from service.tracing import Tracer, span_of_plan
 
 CLAIM_BLOCK_S = 0.3
@@ -32,14 +32,13 @@ log = logging.getLogger(__name__)
 
 
 async def run_selector(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT; a second one ends at once."""
     torch.set_num_threads(settings.num_threads or 1)
     planner = await asyncio.to_thread(
         load_planner, settings.plugins_store, settings.base, settings.device
     )
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop_on_signals(stop.set)
     tracer = Tracer.connect(settings.traces_url, "selector")
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     try:
