@@ -15,6 +15,7 @@ from service import errors
 from service.cli_evaluation import evaluate_app
 from service.cli_jobs import jobs_app, workers
 from service.cli_keys import keys_app
+from service.cli_models import models_app
 from service.cli_plugins import plugins_app
 from service.cli_settings import check_installed, read_settings, read_store_settings
 from service.cli_training import train_app
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.add_typer(plugins_app, name="plugins")
 app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.command("workers")(workers)
 app.add_typer(train_app, name="train")

@@ -65,11 +65,12 @@ def _protocol(
     store: Path, base: str, sentences: Path | None, images: Path | None, num_samples: int
 ) -> dict[str, dict[str, Any]]:
     from service.evaluation.selector_protocol import read_sentences, run_protocol
-    from service.selector.planner import load_planner
+    from service.selector.planner import load_own_planner
     from service.training.photos import find_photos, read_photos
 
     photos = read_photos(find_photos(images)) if images else []
-    return run_protocol(load_planner(store, base), read_sentences(sentences), num_samples, photos)
+    planner = load_own_planner(store, base)
+    return run_protocol(planner, read_sentences(sentences), num_samples, photos)
 
 
 def _table(protocol: dict[str, dict[str, Any]]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from service.cli_fleet import fleet, publish, remove
+from service.cli_models import import_plugins
 from service.cli_queue import AsJson
 from service.cli_settings import check_installed, read_store_settings
 from service.plugin_manifest import (
@@ -18,6 +19,7 @@ from service.plugin_manifest import (
 from service.settings import Settings
 
 plugins_app = typer.Typer(help="Look after the plugins.", no_args_is_help=True)
+plugins_app.command("import")(import_plugins)
 plugins_app.command("publish")(publish)
 plugins_app.command("remove")(remove)
 plugins_app.command("fleet")(fleet)
@@ -34,7 +36,7 @@ def list_plugins(base: Base = None, as_json: AsJson = False) -> None:
         print(json.dumps([m.model_dump(mode="json") for m in manifests.values()], indent=2))
         return
     for m in manifests.values():
-        print(f"{m.name:<12} {m.version:<8} {m.default_steps:>3} steps  {m.title}")
+        print(f"{m.name:<12} {m.version:<8} {m.default_steps:>3} steps  {m.licence:<16} {m.title}")
 
 
 @plugins_app.command()

@@ -32,7 +32,8 @@ def read_store_settings(**options: object) -> Settings:
             "or set DIFFPLUGIN_PLUGINS_STORE to the absolute path of its plugins_store"
         )
     if not (store / settings.base).is_dir():
-        bases = sorted(path.parent.name for path in store.glob("*/unet"))
+        found = (*store.glob("*/unet"), *store.glob("*/base.json"))
+        bases = sorted({path.parent.name for path in found})
         raise InvalidRequest(
             f"there is no base {settings.base!r} in {store.absolute()}; "
             f"bases there: {', '.join(bases) or 'none'}"

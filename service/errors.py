@@ -9,6 +9,7 @@ DiffPluginError
 │   ├── Unauthenticated         no API key, or none that is known
 │   ├── Forbidden               the key may not do that
 │   ├── UnknownPlugin           a plugin was named that is not installed
+│   ├── InvalidCheckpoint       weights on disk that are damaged, foreign, or code
 │   ├── JobNotFound             no job of that id, or it was forgotten
 │   └── JobNotFinished          its result was asked for too early
 ├── Unavailable                 try again later
@@ -87,6 +88,11 @@ class UnknownPlugin(ClientError):
     code = "unknown_plugin"
     title = "No such plugin"
     remedy = "Name plugins that `GET /v1/plugins` lists."
+
+
+class InvalidCheckpoint(ClientError):
+    code = "invalid_checkpoint"
+    title = "Weights that cannot be used"
 
 
 class JobNotFound(ClientError):

@@ -57,6 +57,12 @@ def _invalid(message: str) -> InvalidRequest:
     return InvalidRequest(message, {"mask": message})
 
 
+def mask_at_size(weights: Weights, shape: tuple[int, int]) -> Weights:
+    """For a result that is not of the photo's size."""
+    resized = Image.fromarray(weights).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized, np.float32).clip(0, 1)
+
+
 def feather(mask: Image.Image) -> Weights:
     """Each white pixel weighs the more, the further inside it is; thin strokes keep their core."""
     blurred = np.asarray(mask.filter(ImageFilter.GaussianBlur(FEATHER_SIGMA_PX)), np.float32)

@@ -53,6 +53,18 @@ def to_depth(unit: NDArray[np.float32], max_value: int) -> Samples:
     return np.asarray(np.rint(np.clip(unit, 0, 1) * np.float32(max_value)), dtype)
 
 
+def resized(samples: Samples, shape: tuple[int, int]) -> Samples:
+    """With another height and width, bicubic."""
+    planes = [
+        Image.fromarray(samples[..., c].astype(np.float32)).resize(
+            (shape[1], shape[0]), Image.Resampling.BICUBIC
+        )
+        for c in range(samples.shape[-1])
+    ]
+    values = np.dstack([np.asarray(plane) for plane in planes])
+    return np.asarray(np.rint(values).clip(0, max_of(samples)), samples.dtype)
+
+
 def _rawmode(image: Image.Image) -> str:
     """How Pillow unpacks the file's samples, e.g. RGB;16B; empty if it does not say."""
     tiles = getattr(image, "tile", [])

@@ -28,10 +28,10 @@ from service.image_files import (
     open_file,
     save,
 )
-from service.image_mask import Weights, read_mask
+from service.image_mask import Weights, mask_at_size, read_mask
 from service.image_metadata import Metadata, read_metadata, save_options
 from service.image_png import write_png_16
-from service.image_samples import Samples, max_of, read_samples, to_8_bits, to_depth
+from service.image_samples import Samples, max_of, read_samples, resized, to_8_bits, to_depth
 from service.jobs import EditRequest
 
 __all__ = [
@@ -99,6 +99,11 @@ class Photo:
         samples = to_depth(self.colour.to_srgb(_unit(self.samples)), max_of(self.samples))
         return replace(self, samples=samples, colour=None, icc_profile=b"")
 
+    def at_size(self, shape: tuple[int, int]) -> "Photo":
+        """The same picture with another height and width."""
+        alpha = None if self.alpha is None else resized(self.alpha, shape)
+        return replace(self, samples=resized(self.samples, shape), alpha=alpha)
+
     @property
     def in_colour(self) -> "Photo":
         """The same picture with three channels."""
@@ -137,6 +142,10 @@ def write_photo(
 
     Grey stays grey unless one of the `plugins` that ran gives it colour.
     """
+    if restored.shape[:2] != photo.shape:  # a preset that answers in the network's size
+        shape = restored.shape[0], restored.shape[1]
+        photo = photo.at_size(shape)
+        mask = None if mask is None else mask_at_size(mask, shape)
     if set(plugins) & set(COLOURING):
         photo = photo.in_colour
     if photo.samples.shape[-1] == 1 and output.format in ("webp", "avif"):

@@ -30,9 +30,15 @@ def edit_picture(
 ) -> UnitPixels:
     """Run the plan's installed plugins, with a progress bar on stderr."""
     _silence_libraries()
-    store = settings.plugins_store
-    threads, max_pixels = settings.num_threads, settings.max_whole_pixels
-    engine = build_engine(store, settings.base, settings.device, 1, threads, max_pixels)
+    engine = build_engine(
+        settings.plugins_store,
+        settings.base,
+        settings.device,
+        1,
+        settings.num_threads,
+        settings.max_whole_pixels,
+        preset=settings.preset,
+    )
     engine.add(Edit(EDIT_ID, pixels, plan.runnable, steps, seed))
     with tqdm(unit="step", leave=False) as bar:
         while engine.has_work:

@@ -4,9 +4,12 @@ Environment variables have the prefix DIFFPLUGIN_, e.g. DIFFPLUGIN_REDIS_URL.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PresetName = Literal["default", "reference", "reference-demo"]
 
 
 class Settings(BaseSettings):
@@ -45,6 +48,9 @@ class Settings(BaseSettings):
         Path("plugins_store"), description="Folder with bases, plugins and the mapping table."
     )
     base: str = Field("nano", description="Base model: a folder of plugins_store, e.g. nano.")
+    preset: PresetName = Field(
+        "default", description="default, or what the plugins' authors do: reference(-demo)."
+    )
     device: str = Field("auto", description="auto: cuda if there is one, else cpu.")
     num_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: torch's default.")
 

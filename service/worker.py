@@ -210,10 +210,10 @@ class Worker:
         request = row.claim.job.request
         try:
             checkpoint = row.claim.checkpoint
-            pixels = pixels_of(checkpoint) if checkpoint else row.photo.pixels
-            wishes = (request.steps, request.seed, row.num_done, request.previews)
+            resumed = pixels_of(checkpoint) if checkpoint else None
+            wishes = (request.steps, request.seed, row.num_done, resumed, request.previews)
             versions = checkpoint.versions if checkpoint else {}
-            self.engine.add(Edit(row.id, pixels, row.plugins, *wishes, versions))
+            self.engine.add(Edit(row.id, row.photo.pixels, row.plugins, *wishes, versions))
         except Exception as error:
             self._ends.fail(row, error)
 

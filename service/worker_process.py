@@ -28,6 +28,7 @@ async def run_worker(settings: Settings) -> None:
         settings.max_whole_pixels,
         cache_interval=settings.feature_cache_interval,
         compiles=settings.compile_unet,
+        preset=settings.preset,
     )
     await serve_engine(engine, settings)
 

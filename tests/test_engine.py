@@ -134,7 +134,8 @@ def test_an_edit_resumed_after_any_task_ends_as_if_it_had_never_stopped(engine: 
     between = {u.task: u.pixels for u in updates if isinstance(u, TaskDone)}
     assert list(between) == [1, 2]
     for num_done, pixels in between.items():
-        engine.add(Edit("resumed", pixels, plugins, steps=2, seed=5, num_done=num_done))
+        wishes = {"steps": 2, "seed": 5, "num_done": num_done, "resumed": pixels}
+        engine.add(Edit("resumed", photo(1), plugins, **wishes))
         resumed = drain(engine)
         tasks = [u.progress.task for u in resumed if isinstance(u, StepDone)]
         assert tasks == [task for task in range(num_done + 1, 4) for _ in range(2)]

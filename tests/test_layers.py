@@ -42,6 +42,8 @@ LAYERS = {
     "service.launch": 6,
     "service.serve": 6,
     "service.local_edit": 6,
+    "service.plugin_import": 6,
+    "service.models_fetch": 6,
     "service.cli": 7,
     "service.demo": 7,
 }

@@ -66,7 +66,7 @@ def test_ci_runs_what_the_readme_names() -> None:
     commands = [
         line
         for line in (ROOT / ".ci/run").read_text().splitlines()
-        if line and not line.startswith(("#", "set ", "cd "))
+        if line and not line.startswith(("#", "set ", "cd ")) and "GOLDEN_DIR" not in line
     ]
     assert commands == ["make test"]
     assert "make test" in README

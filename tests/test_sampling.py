@@ -101,7 +101,7 @@ def test_a_gaussian_is_sampled_better_with_more_steps(config: dict[str, object])
 
     def error(steps: int) -> float:
         table = schedule.table(steps)
-        start, end = table.start_alpha, float(alphas[0])
+        start, end = float(table.alphas[0]), float(alphas[0])
         x = torch.linspace(-2, 2, 9).view(1, 1, 3, 3)
         spread = ((end * s * s + 1 - end) / (start * s * s + 1 - start)) ** 0.5
         exact = end**0.5 * mu + spread * (x - start**0.5 * mu)

@@ -83,6 +83,7 @@ class InvertingEngine:
 
     def _advance(self, edit_id: str) -> list[Update]:
         edit, step = self.edits[edit_id]
+        seen = edit.pixels if edit.resumed is None else edit.resumed
         if "broken" in edit.plugins:
             del self.edits[edit_id]
             return [EditFailed(edit_id, errors.EditFailed("task 'broken' failed"))]
@@ -95,13 +96,13 @@ class InvertingEngine:
         if step + 1 < num_steps:
             return [StepDone(edit_id, progress)]
         if task < num_tasks:
-            following = replace(edit, pixels=255 - edit.pixels, num_done=task)
-            self.edits[edit_id] = (following, 0)
-            return [StepDone(edit_id, progress), TaskDone(edit_id, task, following.pixels)]
+            between = 255 - seen
+            self.edits[edit_id] = (replace(edit, resumed=between, num_done=task), 0)
+            return [StepDone(edit_id, progress), TaskDone(edit_id, task, between)]
         del self.edits[edit_id]
         return [
             StepDone(edit_id, progress),
-            EditDone(edit_id, 1 - edit.pixels.astype(np.float32) / 255, Timings(denoise_s=0.125)),
+            EditDone(edit_id, 1 - seen.astype(np.float32) / 255, Timings(denoise_s=0.125)),
         ]
 
 

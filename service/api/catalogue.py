@@ -27,6 +27,7 @@ CATALOGUE: Mapping[type[errors.DiffPluginError], WireStatus] = MappingProxyType(
         errors.Unauthenticated: WireStatus(401, StatusCode.UNAUTHENTICATED),
         errors.Forbidden: WireStatus(403, StatusCode.PERMISSION_DENIED),
         errors.UnknownPlugin: WireStatus(422, StatusCode.INVALID_ARGUMENT),
+        errors.InvalidCheckpoint: WireStatus(422, StatusCode.INVALID_ARGUMENT),
         errors.JobNotFound: WireStatus(404, StatusCode.NOT_FOUND),
         errors.JobNotFinished: WireStatus(409, StatusCode.FAILED_PRECONDITION),
         errors.Unavailable: WireStatus(503, StatusCode.UNAVAILABLE),

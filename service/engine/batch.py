@@ -24,6 +24,14 @@ class Batch:
         self.deep = torch.cat(deep) if len(deep) == len(rows) else None  # of the feature cache
         self.context = torch.cat([r.context.expand(len(r.shifts), -1, -1) for r in rows])
 
+    def renoise(self) -> None:
+        """Members whose step begins from the noised condition get that as their sample."""
+        first = 0
+        for member, count in zip(self.members, self._counts, strict=True):
+            if (x := member.current.renoised.get(member.step)) is not None:
+                self.state.x[first : first + count] = x
+            first += count
+
     def complement(self) -> Tensor:
         """Each row's at its own step (B, E, h, w)."""
         return torch.cat([m.current.complements.at(m.step) for m in self.members])

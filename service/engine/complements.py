@@ -25,7 +25,7 @@ class Complements:
         max_bytes: int = MAX_WINDOW_BYTES,
     ) -> None:
         self.plugin = plugin
-        self._cond, self._timesteps, self._tokens = cond, timesteps, tokens
+        self.cond, self._timesteps, self.tokens = cond, timesteps, tokens
         self._width = sum(widths)
         bytes_per_step = self._width * cond[:, 0].numel() * cond.element_size()
         self._num_ahead = max(1, max_bytes // bytes_per_step)
@@ -44,11 +44,11 @@ class Complements:
     def _compute(self, start: int) -> tuple[Tensor, ...]:
         """One SCB call for the steps from `start` on."""
         timesteps = self._timesteps[start : start + self._num_ahead]
-        num_steps, num_views = len(timesteps), len(self._cond)
+        num_steps, num_views = len(timesteps), len(self.cond)
         output = self.plugin.scb(
-            self._cond.repeat(num_steps, 1, 1, 1),
+            self.cond.repeat(num_steps, 1, 1, 1),
             timesteps.repeat_interleave(num_views),
-            self._tokens.expand(num_steps * num_views, -1, -1),
+            self.tokens.expand(num_steps * num_views, -1, -1),
         )
         parts = [*output.residuals] + ([] if output.skip is None else [output.skip])
         missing = self._width - sum(part.shape[1] for part in parts)

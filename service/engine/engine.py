@@ -4,8 +4,10 @@ It runs in a notebook as well as in a worker: it knows no queue, no HTTP and no 
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ import torch
 from service import errors
 from service.engine.bucketed_step import BUCKETS
 from service.engine.model_runner import ModelRunner
+from service.engine.preset import choose_preset
 from service.engine.scheduler import Scheduler
 from service.engine.trajectory import Edit, Trajectory
 from service.engine.updates import (
@@ -28,6 +31,7 @@ from service.images import UnitPixels
 from service.models.backbone import Backbone, pick_device
 from service.models.plugin_store import PluginStore, Residency
 from service.plugin_manifest import Published
+from service.settings import PresetName
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +111,9 @@ class Engine:
         for name in edit.plugins[edit.num_done :]:
             plugin = self.runner.store.get(name, edit.versions.get(name))
             versions[name] = plugin.manifest.version
-        most = self.max_whole_pixels
-        self.scheduler.add(Trajectory(edit, edit.pixels, most, versions, task=edit.num_done))
+        most = sys.maxsize if self.runner.preset.resizes_to_grid else self.max_whole_pixels
+        pixels = self.runner.fitted(edit.pixels) if edit.resumed is None else edit.resumed
+        self.scheduler.add(Trajectory(edit, pixels, most, versions, task=edit.num_done))
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
@@ -171,7 +176,7 @@ class Engine:
             trajectory.start_next_task(done.pixels)
             return [TaskDone(trajectory.edit.id, trajectory.task, done.pixels, done.versions)]
         self.scheduler.remove(trajectory.edit.id)
-        return [done]
+        return [replace(done, restored=self.runner.in_photo_size(trajectory.edit, restored))]
 
     def _paced(self, work: Work, waiting: list[Trajectory]) -> list[Update]:
         """All at once if no step waits for it; else one by one, for half a step's time at most."""
@@ -232,6 +237,7 @@ def build_engine(
     max_whole_pixels: int = MAX_WHOLE_PIXELS,
     cache_interval: int = 1,
     compiles: bool = False,
+    preset: PresetName = "default",
 ) -> Engine:
     """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own.
 
@@ -244,5 +250,6 @@ def build_engine(
     plugins.load_all()
     if compiles:
         backbone.unet.compile(dynamic=False)
-    runner = ModelRunner(backbone, plugins, cache_interval=cache_interval)
+    chosen = choose_preset(preset, backbone.sources)
+    runner = ModelRunner(backbone, plugins, cache_interval=cache_interval, preset=chosen)
     return Engine(runner, max_batch_size, max_whole_pixels)

@@ -13,17 +13,20 @@ from service.engine.batch import Batch
 from service.engine.bucketed_step import BucketedStep
 from service.engine.complements import Complements, complement_widths
 from service.engine.denoise_step import DenoiseStep
+from service.engine.preset import Preset, choose_preset, fitted
 from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
 from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.side_stream import Mark, SideStream, StepPacer
+from service.engine.sizes import brought_back
 from service.engine.tile_runner import TileRunner
-from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
-from service.images import UnitPixels
+from service.engine.trajectory import Decoded, Edit, Prepared, Stage, Trajectory
+from service.images import Pixels, UnitPixels
 from service.models.attention import FusedAttention
 from service.models.attention_choice import fastest_attention
 from service.models.backbone import Backbone
 from service.models.feature_cache import FeatureCache
 from service.models.output_stage import OutputStage
+from service.models.plugin import Plugin
 from service.models.plugin_store import PluginStore
 
 MAX_CODEC_PIXELS = 4 * 2**20  # in one call of the codec; Stable Diffusion's decoder wants 2 GB then
@@ -38,19 +41,21 @@ class ModelRunner:
         store: PluginStore,
         pads_batches: bool | None = None,
         cache_interval: int = 1,
+        preset: Preset | None = None,
     ) -> None:
         """`pads_batches` to a few sizes: None: on CUDA, where each size is one graph replay.
 
         cache_interval n > 1, lossy: deep layers run at every n-th step only; it pads nothing.
         """
         self.backbone, self.store, self.cache_interval = backbone, store, cache_interval
+        self.preset = preset or choose_preset("default", backbone.sources)
         is_padding = backbone.device.type == "cuda" if pads_batches is None else pads_batches
         self.pads_batches = is_padding and cache_interval == 1
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
         self._tiles = TileRunner(backbone, self.noise_schedule)
         self._table = cache(self.noise_schedule.table)
         attend = fastest_attention(backbone.device, backbone.dtype)
-        self._attention = FusedAttention(backbone.unet, attend)
+        self.attention = FusedAttention(backbone.unet, attend)
         predicts_sample = self.noise_schedule.prediction_type == "sample"
         self.step_widths = complement_widths(dict(backbone.unet.config), predicts_sample)
         num_residuals = len(self.step_widths) - int(predicts_sample)
@@ -64,7 +69,7 @@ class ModelRunner:
     def prepare(self, trajectories: Sequence[Trajectory]) -> None:
         """Encode the images and compute all that their steps share, for many timesteps at once."""
         with _timed(trajectories, "prepare_s"), self._side.work() as mark:
-            features = self.backbone.image_features([t.pixels for t in trajectories])
+            features = self.backbone.image_features([self._prompt_image(t) for t in trajectories])
             for trajectory, row in zip(trajectories, features, strict=True):
                 trajectory.prepared = self._prepared(trajectory, row[None], mark)
                 trajectory.stage = Stage.DENOISING
@@ -72,21 +77,44 @@ class ModelRunner:
     def _prepared(self, trajectory: Trajectory, features: Tensor, mark: Mark) -> Prepared:
         name = trajectory.plugin_name
         plugin = self.store.get(name, trajectory.versions.get(name))
-        table = self._table_of(trajectory.edit.steps or plugin.manifest.default_steps)
+        table = self._table_of(self._num_steps(trajectory, plugin))
         shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
-        views = shifted_views(trajectory.pixels, shifts, self.backbone.pixel_multiple)
-        cond = self.backbone.encode(views)
+        is_fitted = self.preset.resizes_to_grid
+        multiple = self.backbone.patch_size if is_fitted else self.backbone.pixel_multiple
+        cond = self.backbone.encode(shifted_views(trajectory.pixels, shifts, multiple))
         tokens = plugin.tpb(features)
         timesteps = self._side.upload(table.timesteps)
         complements = Complements(plugin, cond, timesteps, tokens, self.step_widths)
-        noise = self._side.upload(_seeded_noise(cond.shape, trajectory.edit.seed))
-        is_noise = plugin.manifest.start == "noise"
-        x = noise if is_noise else table.add_noise(cond.float(), noise)
-        prepared = Prepared(
-            mark, table, shifts, self._attention.project(tokens), complements, SamplerState.start(x)
-        )
+        noise = self._side.upload(seeded_noise(cond.shape, trajectory.edit.seed))
+        renoised: dict[int, Tensor] = {}
+        if plugin.manifest.start == "image":
+            renoised = table.renoised(cond.float(), noise, self.preset.renoise_from)
+        state = SamplerState.start(renoised.pop(0, noise))
+        context = self.attention.project(tokens)
+        prepared = Prepared(mark, table, shifts, context, complements, state, renoised)
         self._side.lend(cond, tokens, prepared.context, *prepared.state, *complements.window)
         return prepared
+
+    def fitted(self, pixels: Pixels) -> Pixels:
+        """A photo in the size that its first task gets."""
+        return fitted(pixels, self.preset, self.backbone.patch_size)
+
+    def in_photo_size(self, edit: Edit, restored: UnitPixels) -> UnitPixels:
+        """The way back from fitted(), unless the preset has none."""
+        if restored.shape == edit.pixels.shape or not self.preset.returns_photo_size:
+            return restored
+        return brought_back(edit.pixels, self.fitted(edit.pixels), restored)
+
+    def _num_steps(self, trajectory: Trajectory, plugin: Plugin) -> int:
+        steps = trajectory.edit.steps or plugin.manifest.default_steps
+        return (trajectory.task > 0 and self.preset.later_steps) or steps
+
+    def _prompt_image(self, trajectory: Trajectory) -> Pixels:
+        """What TPB looks at: the photo before any resize, or what the tasks so far have made."""
+        is_first = trajectory.task == 0 and not trajectory.large
+        if is_first or self.preset.prompts_from_photo:
+            return trajectory.edit.pixels
+        return trajectory.pixels
 
     def _table_of(self, steps: int) -> StepTable:
         return self._table(min(steps, len(self.noise_schedule.alphas_cumprod)))
@@ -102,6 +130,7 @@ class ModelRunner:
         """One UNet call and one sampler update for all rows; returns the seconds it took."""
         began = time.perf_counter()
         batch = self._stacked(trajectories)
+        batch.renoise()
         inputs = (batch.state, batch.context, batch.complement(), batch.table_rows())
         if self._cache is None:
             batch.state = self.step(*inputs)
@@ -170,9 +199,7 @@ class ModelRunner:
     def _refine(self, stage: OutputStage, trajectory: Trajectory, restored: Tensor) -> Tensor:
         """The output stage's (3, H, W) from the task's input and what the base restored."""
         seen = torch.from_numpy(trajectory.pixels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
-        noise = (
-            _seeded_noise(seen[None].shape, trajectory.edit.seed) if stage.config.noise else None
-        )
+        noise = seeded_noise(seen[None].shape, trajectory.edit.seed) if stage.config.noise else None
         uploaded = None if noise is None else self._side.upload(noise)
         like = stage.conv_in.weight
         inputs = (self._side.upload(seen[None]), restored[None], uploaded)
@@ -218,6 +245,6 @@ def _timed(trajectories: Sequence[Trajectory], stage: str) -> Iterator[None]:
         trajectory.spend(stage, seconds)
 
 
-def _seeded_noise(shape: torch.Size, seed: int) -> Tensor:
+def seeded_noise(shape: torch.Size, seed: int) -> Tensor:
     """Drawn on the CPU, so that a seed means the same noise on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -78,9 +78,8 @@ class NoiseSchedule:
         for i, t in enumerate(timesteps):
             rows[i, [OUT_X, OUT_E]] = self._estimate(self.alphas_cumprod[t])
         (self._fill_unipc if self.is_unipc else self._fill_ddim)(timesteps, rows)
-        return StepTable(
-            torch.from_numpy(timesteps), torch.from_numpy(rows), self.alphas_cumprod[timesteps[0]]
-        )
+        alphas = torch.from_numpy(self.alphas_cumprod[timesteps])
+        return StepTable(torch.from_numpy(timesteps), torch.from_numpy(rows), alphas)
 
     def _estimate(self, a: float) -> tuple[float, float]:
         """Coefficients of x and of the model output in the clean estimate at cumulative alpha a."""
@@ -145,11 +144,11 @@ class NoiseSchedule:
 
 @dataclass(frozen=True)
 class StepTable:
-    """One schedule: timesteps (n,), coefficients (n, 10), cumulative alpha where it starts."""
+    """One schedule: timesteps (n,), coefficients (n, 10), cumulative alphas (n,) of the steps."""
 
     timesteps: Tensor
     rows: Tensor
-    start_alpha: float
+    alphas: Tensor
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -165,11 +164,25 @@ class StepTable:
         """Whether steps read anything of the steps before them."""
         return bool(self.rows[:, [COR_P, COR_1, COR_2, PRE_1]].any())
 
-    def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """The latents noised to where the schedule starts."""
-        a = self.start_alpha
-        noised: Tensor = a**0.5 * latents + (1 - a) ** 0.5 * noise
-        return noised
+    def add_noise(self, latents: Tensor, noise: Tensor, step: int = 0) -> Tensor:
+        """The latents noised to where a step starts."""
+        return add_noise(latents, noise, float(self.alphas[step]))
+
+    def renoised(self, cond: Tensor, noise: Tensor, from_t: int | None) -> dict[int, Tensor]:
+        """The noised condition that a step gets as its sample, by step: the first, and each at
+        a timestep of `from_t` or more.
+
+        A later one throws away the sample so far, but not the sampler's history.
+        """
+        times = self.timesteps.tolist()
+        steps = [i for i, t in enumerate(times) if i == 0 or (from_t is not None and t >= from_t)]
+        return {i: self.add_noise(cond, noise, i) for i in steps}
+
+
+def add_noise(latents: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """The latents noised to where the cumulative alpha is `alpha`."""
+    noised: Tensor = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise
+    return noised
 
 
 class SamplerState(NamedTuple):

@@ -24,8 +24,8 @@ from service.jobs import Progress, Timings
 class Edit:
     """Restore `pixels` (H, W, 3) with `plugins` one after the other; steps None: their defaults.
 
-    `num_done` of the plugins have run already, and `pixels` are what they made. `versions` are
-    those that an edit which is resumed has started with.
+    Of an edit which is resumed, `num_done` of the plugins have run already and made `resumed`, and
+    `versions` are those that it has started with.
     """
 
     id: str
@@ -34,6 +34,7 @@ class Edit:
     steps: int | None = None
     seed: int = 0
     num_done: int = 0
+    resumed: Pixels | None = None
     num_previews: int = 0  # at most; evenly spread over the steps of all tasks
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -56,6 +57,7 @@ class Prepared:
     context: Tensor  # (1, N, E): every cross-attention's keys and values of the tokens
     complements: Complements
     state: SamplerState  # of (V, C, h, w), when it last entered or left a batch
+    renoised: dict[int, Tensor] = field(default_factory=dict)  # by step: what its sample becomes
     deep: Tensor | None = None  # what the feature cache, if there is one, keeps (V, C', h', w')
 
 

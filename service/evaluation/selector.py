@@ -9,7 +9,7 @@ from typing import Any
 
 from service.errors import InvalidRequest
 from service.images import Pixels
-from service.selector.planner import Planner, load_planner
+from service.selector.planner import Planner, load_own_planner
 
 # Labelled by hand, in other words than the training corpus, and never trained on.
 OWN_INSTRUCTIONS = Path(__file__).parent / "instructions.jsonl"
@@ -33,7 +33,7 @@ def predict_instructions(
     line has "labels", the measures.
     """
     rows = _read(instructions)
-    planner = load_planner(store, base)
+    planner = load_own_planner(store, base)
     predicted = [predict(planner, row) for row in rows]
     if predictions is not None:
         lines = [json.dumps(p.__dict__, ensure_ascii=False) + "\n" for p in predicted]

@@ -3,7 +3,6 @@
 Nothing of a particular base is hard-wired: sizes, classes and betas come from its configs.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
+from service.models.architectures import load_image_encoder, load_unet, load_vae, read_config
+from service.models.base_files import BaseSources, find_base
 from service.models.codec import PatchCodec
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
@@ -34,7 +35,7 @@ class ImagePreprocessor:
 
     @classmethod
     def load(cls, folder: Path) -> "ImagePreprocessor":
-        config = json.loads((folder / "preprocessor_config.json").read_text())
+        config = read_config(folder, "preprocessor_config.json")
         crop = config["crop_size"]
         size = crop["height"] if isinstance(crop, dict) else crop
         return cls(size, tuple(config["image_mean"]), tuple(config["image_std"]))
@@ -77,8 +78,9 @@ class Backbone:
         preprocessor: ImagePreprocessor,
         scheduler_config: dict[str, Any],
         device: torch.device,
+        sources: BaseSources | None = None,
     ) -> None:
-        self.name, self.device = name, device
+        self.name, self.device, self.sources = name, device, sources
         self.dtype: torch.dtype = unet.dtype
         self.vae = _freeze(vae, device)
         self.unet = _freeze(unet, device)
@@ -88,22 +90,18 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "Backbone":
-        """Read vae/, unet/, image_encoder/, feature_extractor/ and scheduler/ below `folder`."""
-        for part in ("vae", "unet", "image_encoder", "feature_extractor", "scheduler"):
-            if not (folder / part).is_dir():
-                raise FileNotFoundError(f"{folder} is not a base: {part}/ is missing")
-        vae_class = json.loads((folder / "vae/config.json").read_text())["_class_name"]
-        vae_type = {"PatchCodec": PatchCodec, "AutoencoderKL": AutoencoderKL}[vae_class]
-        scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        """The base whose folder in the store is `folder`, wherever its parts lie."""
+        files = find_base(folder)
         dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
         return cls(
             folder.name,
-            vae_type.from_pretrained(folder / "vae", torch_dtype=dtype),
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype),
-            CLIPVisionModel.from_pretrained(folder / "image_encoder", dtype=dtype),
-            ImagePreprocessor.load(folder / "feature_extractor"),
-            scheduler,
+            load_vae(files.part("vae"), dtype),
+            load_unet(files.part("unet"), dtype),
+            load_image_encoder(files.image_encoder, dtype),
+            ImagePreprocessor.load(files.preprocessor),
+            read_config(files.part("scheduler"), "scheduler_config.json"),
             torch.device(device),
+            files.sources,
         )
 
     @property

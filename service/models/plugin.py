@@ -1,15 +1,17 @@
 """A loaded Task-Plugin: manifest, TPB, SCB and output stage, ready to run (paper section 3.3)."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
+from service.models.checkpoint import State
 from service.models.output_stage import OutputStage
 from service.models.scb import SCB, SCBConfig
 from service.models.tpb import TPB
@@ -49,7 +51,7 @@ class Plugin(nn.Module):
         plugin = cls(
             manifest,
             TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"]),
-            SCB(SCBConfig.from_unet(unet, manifest.output_skip)),
+            SCB(_scb_config(folder, unet, manifest)),
             OutputStage(manifest.output_stage) if manifest.output_stage else None,
         )
         time.sleep(pause_s)
@@ -59,6 +61,12 @@ class Plugin(nn.Module):
             raise UnknownPlugin(f"{folder} does not fit base {backbone.name}: {error}") from error
         time.sleep(pause_s)
         return plugin.to(backbone.device, backbone.dtype).requires_grad_(False).eval()
+
+    def under(self, manifest: PluginManifest) -> "Plugin":
+        """The same weights, described anew."""
+        return (
+            self if manifest == self.manifest else Plugin(manifest, self.tpb, self.scb, self.stage)
+        )
 
 
 def _check_files(folder: Path, manifest: PluginManifest, base: str) -> None:
@@ -73,6 +81,21 @@ def _check_files(folder: Path, manifest: PluginManifest, base: str) -> None:
         )
 
 
+def _scb_config(folder: Path, unet: dict[str, Any], manifest: PluginManifest) -> SCBConfig:
+    """What the weights file says of itself; it need only agree with the UNet where they meet."""
+    fitting = SCBConfig.from_unet(unet, manifest.output_skip)
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        metadata = file.metadata() or {}
+    config = SCBConfig.from_metadata(metadata) or fitting
+    for field in ("in_channels", "channels", "cross_attention_dim", "num_layers", "output_skip"):
+        if getattr(config, field) != getattr(fitting, field):
+            raise UnknownPlugin(
+                f"{folder} does not fit base {manifest.base}: its SCB has {field} "
+                f"{getattr(config, field)}, and {getattr(fitting, field)} is needed"
+            )
+    return config
+
+
 def save_plugin(
     folder: Path,
     tpb: TPB,
@@ -82,13 +105,22 @@ def save_plugin(
     stage: OutputStage | None = None,
 ) -> PluginManifest:
     """Write weights (fp16), manifest and model card; returns the manifest with its digest."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {f"tpb.{k}": v for k, v in tpb.state_dict().items()}
     state |= {f"scb.{k}": v for k, v in scb.state_dict().items()}
     if stage is not None:
         state |= {f"stage.{k}": v for k, v in stage.state_dict().items()}
-    half = {k: v.to("cpu", torch.float16).contiguous() for k, v in state.items()}
-    save_file(half, folder / WEIGHTS, metadata={k: str(v) for k, v in asdict(scb.config).items()})
+    half = {k: v.to("cpu", torch.float16) for k, v in state.items()}
+    return write_plugin(folder, half, scb.config, manifest, card)
+
+
+def write_plugin(
+    folder: Path, state: State, config: SCBConfig, manifest: PluginManifest, card: str
+) -> PluginManifest:
+    """As save_plugin, for tensors as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Cloned: what shares memory cannot be written.
+    own = {name: value.contiguous().clone() for name, value in state.items()}
+    save_file(own, folder / WEIGHTS, metadata=config.to_metadata())
     signed = manifest.model_copy(update={"digest": weights_digest(folder)})
     (folder / "manifest.json").write_text(signed.model_dump_json(indent=2) + "\n")
     (folder / "README.md").write_text(card)

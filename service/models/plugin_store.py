@@ -140,6 +140,7 @@ class PluginStore:
             start = time.perf_counter()
             held = Plugin.load(self._folder_of(manifest), self._backbone, pause_s)
             load_s = time.perf_counter() - start
+        held = held.under(manifest)
         with self._lock:
             self._resident[key] = held
             self._resident.move_to_end(key)

@@ -3,7 +3,8 @@
 It does not read the noisy latent, so its output for every step of a request can be computed ahead.
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,15 @@ class SCBConfig:
             only_cross_attention=first(unet["only_cross_attention"]),
             output_skip=output_skip,
         )
+
+    def to_metadata(self) -> dict[str, str]:
+        """As a safetensors file holds it. One entry: the order of several is not kept."""
+        return {"scb": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> "SCBConfig | None":
+        """What `to_metadata` wrote; None if the file is older."""
+        return cls(**json.loads(metadata["scb"])) if "scb" in metadata else None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Plugins may come and go while it lives: the manifests are read again when they change.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from service.jobs import Plan, PlannedTask
 from service.plugin_manifest import PluginManifest, Published, installed_plugins
 from service.selector.mapping import MappingTable
 from service.selector.order import clauses_of, stated_order
+from service.selector.released import load_released_planner
 from service.selector.scoring import Scorer, TextPrototype, similarities
 from service.selector.vision import PromptReader
 
@@ -144,13 +146,40 @@ class Planner:
         }
 
 
-def load_planner(store: Path, base: str, device: str = "cpu") -> Planner:
+class Planning(Protocol):
+    """What the roles need of a planner, ours or the released one."""
+
+    published: Published
+
+    @property
+    def plugins(self) -> tuple[str, ...]: ...
+
+    @property
+    def versions(self) -> dict[str, str]: ...
+
+    @property
+    def reads_images(self) -> bool: ...
+
+    def plan(self, pixels: Pixels | None, instruction: str) -> Plan: ...
+
+
+def load_planner(store: Path, base: str, device: str = "cpu") -> Planning:
     """The planner of one base; `device` is where the image encoder runs, if VP needs it."""
     folder = store / base / "selector"
     if not (folder / "config.json").exists():
         raise InvalidRequest(
             f"base {base!r} has no selector: {folder} is missing; train one or name the plugins"
         )
+    if json.loads((folder / "config.json").read_text()).get("kind") == "released":
+        return load_released_planner(store, base, device)
+    return load_own_planner(store, base, device)
+
+
+def load_own_planner(store: Path, base: str, device: str = "cpu") -> Planner:
+    """As load_planner; InvalidRequest if the base has the selector of the plugins' authors."""
+    folder = store / base / "selector"
+    if "kind" in json.loads((folder / "config.json").read_text()):
+        raise InvalidRequest(f"the selector of {base!r} was released by others; this is for ours")
     scorer = Scorer.load(folder)
     vision = PromptReader(store, base, device) if scorer.config.visual_plugins else None
     return Planner(store, base, scorer, MappingTable.load(store / "mapping.yaml"), vision)

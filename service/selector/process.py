@@ -20,7 +20,7 @@ from service.jobs import JobError, JobStatus, Plan, WorkerInfo
 from service.logs import about
 from service.metrics_worker import EngineMetrics
 from service.queue_plugins import FleetPlugins
-from service.selector.planner import Planner, load_planner
+from service.selector.planner import Planning, load_planner
 from service.settings import Settings
 from service.signals import stop_on_signals
 from service.tracing import Tracer, span_of_plan
@@ -54,7 +54,7 @@ class SelectorProcess:
     def __init__(
         self,
         queue: JobQueue,
-        planner: Planner,
+        planner: Planning,
         settings: Settings,
         tracer: Tracer | None = None,
     ) -> None:
