@@ -73,9 +73,18 @@ class DiffusersBatch:
         self._backbone, self._store, self._batch_size = backbone, store, batch_size
         self.is_compiled = compiles
         if compiles:
-            backbone.unet.compile(
-                mode="reduce-overhead" if backbone.device.type == "cuda" else "default"
-            )
+            is_cuda = backbone.device.type == "cuda"
+            backbone.unet.compile(mode="reduce-overhead" if is_cuda else "default")
+
+    def warm_up(self, edits: Sequence[Edit]) -> None:
+        """Compile for these; where that fails, go on without, and say so."""
+        try:
+            self.run(edits)
+        except Exception as error:
+            if not self.is_compiled:
+                raise
+            print(f"torch.compile failed, diffusers runs without: {type(error).__name__}")
+            self.is_compiled, self._backbone.unet._compiled_call_impl = False, None
 
     @torch.inference_mode()
     def run(self, edits: Sequence[Edit]) -> list[Pixels]:

@@ -26,6 +26,8 @@ def throughput(contenders: Contenders, clock: Clock, rounds: int) -> list[Result
     mixed, single = contenders.edits(NUM_EDITS, 8), contenders.edits(NUM_EDITS, 1)
     ours, one_row = contenders.engine(), contenders.engine(1)
     reference, diffusers = contenders.reference, contenders.diffusers
+    for edits in (mixed, single):
+        diffusers.warm_up(edits)
     seconds = side_by_side(
         clock,
         {
