@@ -70,7 +70,9 @@ def _static_waits(times: list[float], steps: int) -> Iterator[float]:
 def occupancy(contenders: Contenders, clock: Clock, rounds: int) -> list[Result]:
     """G10: rows run / slots computed, calls being padded to buckets as on a GPU; and stalls."""
     shared = contenders.runner
-    runner = ModelRunner(shared.backbone, shared.store, pads_batches=True)
+    runner = shared
+    if not shared.pads_batches:
+        runner = ModelRunner(shared.backbone, shared.store, pads_batches=True)
     engine = Engine(runner, MAX_BATCH)
     drain(engine, contenders.edits(MAX_BATCH, 8))  # warms up
     runner.step.num_rows = runner.step.num_slots = 0

@@ -40,7 +40,8 @@ class FusedAttention:
             raise ValueError(f"tokens and context of this UNet have the same width, {end}")
         for layer in layers:
             if not layer.is_cross_attention:
-                layer.to_qkv = _fuse([layer.to_q, layer.to_k, layer.to_v])
+                if not hasattr(layer, "to_qkv"):  # CUDA graphs of an earlier runner read it
+                    layer.to_qkv = _fuse([layer.to_q, layer.to_k, layer.to_v])
                 layer.set_processor(_SelfAttention(attend))
 
     def project(self, tokens: Tensor) -> Tensor:
