@@ -8,6 +8,7 @@ from typing import Any, Literal
 from PIL import Image, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageType
+from service.image_whole import check_whole
 
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
 
@@ -53,6 +54,7 @@ def open_checked(data: bytes, limits: ImageLimits) -> Image.Image:
     image = open_file(data)
     _check_size(image.width, image.height, limits)
     _check_single(image)
+    check_whole(data)
     return image
 
 

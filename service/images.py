@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from service.errors import InvalidImage
 from service.image_colour import ColourSpace, parse_profile, to_srgb_by_lcms
+from service.image_exif import orientation_of
 from service.image_files import (
     DAMAGE,
     DEFAULT_QUALITY,
@@ -123,12 +124,17 @@ def read_photo(data: bytes, limits: ImageLimits) -> Photo:
 
 def check_files(
     image: bytes, mask: bytes, output_format: OutputFormat, limits: ImageLimits
-) -> None:
-    """Any of ClientError that reading these files, or writing the result, would meet later."""
-    photo = read_photo(image, limits)
-    height, width = photo.shape
+) -> tuple[int, int]:
+    """Width and height, held upright, from the header; any of ClientError that can be told early.
+
+    No pixel is decoded, unless there is a mask: damage inside is found by whoever decodes.
+    """
+    opened = open_checked(image, limits)
+    width, height = _upright(opened)
     check_output(width, height, output_format)
-    read_mask(mask, limits, photo.shape)
+    if mask:
+        read_mask(mask, limits, read_photo(image, limits).shape)
+    return width, height
 
 
 def write_photo(
@@ -161,9 +167,17 @@ def decode(data: bytes, limits: ImageLimits) -> Pixels:
 
 def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height of a readable image file, turned as its EXIF orientation says."""
-    image = open_file(data)
-    is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (image.height, image.width) if is_turned else image.size
+    return _upright(open_file(data))
+
+
+def _upright(image: Image.Image) -> tuple[int, int]:
+    """Width and height. TIFF has its orientation among its tags, the others in EXIF."""
+    exif = image.info.get("exif")
+    if image.format == "TIFF":
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    else:
+        orientation = orientation_of(exif) if isinstance(exif, bytes) else 1
+    return (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
 
 
 def encode(pixels: Pixels, output_format: OutputFormat, quality: int = DEFAULT_QUALITY) -> bytes:

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from service.errors import InvalidRequest
+from service.queue_batching import BatchingRedis
 
 SENTINEL = "redis+sentinel"
 SENTINEL_PORT = 26379
@@ -21,7 +22,7 @@ def open_redis(url: str, **options: Any) -> Redis:
     """A client that connects at first use; InvalidRequest if `url` is no address of a Redis."""
     try:
         if not url.startswith(f"{SENTINEL}://"):
-            return Redis.from_url(url, **options)
+            return BatchingRedis.from_url(url, **options)
         address = SentinelAddress.parse(url)
     except ValueError:
         # The address may hold a password, so it is not repeated.
@@ -32,7 +33,7 @@ def open_redis(url: str, **options: Any) -> Redis:
     asked = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
     sentinel: Any = Sentinel(list(address.hosts), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     options |= {"db": address.database, "username": address.user, "password": address.password}
-    client: Redis = sentinel.master_for(address.master, **options)
+    client: Redis = sentinel.master_for(address.master, BatchingRedis, **options)
     return client
 
 

@@ -1,6 +1,7 @@
 """The callers' side of the job queue: submit, look, wait, cancel, fetch the result."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from service.errors import (
 )
 from service.jobs import Job, JobError, JobStatus
 from service.queue_connection import MAX_EVENTS, QueueConnection
+from service.queue_endings import Endings
 from service.queue_limits import Demand, Refusal, Seen, retry_after_s
 from service.queue_records import (
     STATUS_OF_ERROR,
@@ -49,6 +51,7 @@ class CallerSide(QueueConnection):
         super().__init__(redis, settings)
         self._submit = redis.register_script(scripts.SUBMIT)
         self._close = redis.register_script(scripts.CLOSE)
+        self._endings = Endings(redis, self.key("events", ""))
         self.seen = Seen()  # by the last submission or look
 
     async def submit(
@@ -155,6 +158,10 @@ class CallerSide(QueueConnection):
             raise JobNotFinished(f"job {job_id!r} is {job.status}; it has no result yet")
         if job.error is not None:
             raise error_of(job.error)
+        return await self.result_file(job_id)
+
+    async def result_file(self, job_id: str) -> bytes:
+        """The result of a job that is known to have succeeded; JobNotFound if it was forgotten."""
         with outages_named():
             result: Any = await self.redis.get(self.key("result", job_id))
         if result is None:
@@ -177,14 +184,26 @@ class CallerSide(QueueConnection):
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job once it is final; DeadlineExceeded after `timeout_s`, the job itself goes on."""
-        give_up_at, after = time.monotonic() + timeout_s, "0"
-        while not (job := await self.get(job_id)).status.is_final:
-            left_s = give_up_at - time.monotonic()
-            if left_s <= 0:
-                raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s")
-            events = await self._read_events(job, after, left_s)
-            after = events[-1][0] if events else after
+        give_up_at = time.monotonic() + timeout_s
+        with self._endings.of(job_id) as end:
+            await self._endings.listening(min(timeout_s, WATCH_BLOCK_S))
+            while not (job := await self.get(job_id)).status.is_final:
+                left_s = give_up_at - time.monotonic()
+                if left_s <= 0:
+                    raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s")
+                if end.done():  # it ended, but was started again
+                    await asyncio.sleep(min(left_s, WATCH_BLOCK_S))
+                await asyncio.wait({end}, timeout=self._look_again_s(job, left_s))
         return job
+
+    def _look_again_s(self, job: Job, left_s: float) -> float:
+        """When to look whether the job has ended unheard, or is late."""
+        late_s = math.inf if job.deadline_at is None else job.deadline_at - time.time()
+        return min(left_s, WATCH_BLOCK_S, max(0.01, late_s))
+
+    async def close(self) -> None:
+        await self._endings.close()
+        await super().close()
 
     async def depth(self) -> dict[Stage, StageDepth]:
         """How many jobs wait and how many are claimed, by stage."""

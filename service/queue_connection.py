@@ -41,6 +41,7 @@ class QueueConnection:
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
             max_connections=10_000,  # every watch holds one
             protocol=2,
+            socket_read_size=2**18,  # pictures come in few pieces
         )
         return cls(redis, settings)
 

@@ -46,6 +46,7 @@ class ConsumerSide(QueueConnection):
         self._release = redis.register_script(scripts.RELEASE)
         self._finish = redis.register_script(scripts.FINISH)
         self._save = redis.register_script(scripts.SAVE)
+        self._read_job = redis.register_script(scripts.OPEN)
 
     async def claim(
         self, stage: Stage, consumer: str, count: int = 1, block_s: float = 0.0
@@ -152,12 +153,10 @@ class ConsumerSide(QueueConnection):
 
     async def _open(self, stage: Stage, consumer: str, delivery: Delivery) -> Claim | None:
         """The claim on a delivery, its job marked as claimed; None if there is nothing to do."""
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(self.key("job", delivery.job_id))
-            pipe.get(self.key("input", delivery.job_id))
-            pipe.hmget(self.key("checkpoint", delivery.job_id), "num_tasks", "picture", "versions")
-            fields, image, (num_tasks, picture, versions) = await pipe.execute()
-        job = from_fields(fields)
+        keys = [self.key(kind, delivery.job_id) for kind in ("job", "input", "checkpoint")]
+        reply: Any = await self._read_job(keys)
+        fields, image, (num_tasks, picture, versions) = reply
+        job = from_fields(dict(zip(fields[::2], fields[1::2], strict=True)))
         if job is None or job.status.is_final:
             await self._streams[stage].drop(delivery)
             return None

@@ -199,8 +199,12 @@ def to_fields(job: Job) -> list[str | bytes]:
 
 def changed_fields(before: Job, after: Job) -> list[str | bytes]:
     """The fields that differ, as to_fields. The status always: HSET takes no empty list."""
-    old, new = _texts(before), _texts(after)
-    return _flat({name: new[name] for name in new if new[name] != old[name] or name == "status"})
+    fields = {"status": pydantic_core.to_json(after.status)}
+    for name in Job.model_fields:
+        value = getattr(after, name)
+        if value is not getattr(before, name) and value != getattr(before, name):
+            fields[name] = pydantic_core.to_json(value)
+    return _flat(fields)
 
 
 def from_fields(fields: dict[bytes, bytes]) -> Job | None:

@@ -188,6 +188,7 @@ redis.call('EXPIRE', KEYS[2], life_s)
 redis.call('LPUSH', KEYS[6], now_ms())
 redis.call('LTRIM', KEYS[6], 0, 31)
 redis.call('EXPIRE', KEYS[6], 600)
+redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
 )
@@ -205,6 +206,7 @@ redis.call('DEL', KEYS[3], KEYS[4])
 drop_load(KEYS[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
+redis.call('PUBLISH', KEYS[2], '')
 return 1
 """
 )
@@ -224,6 +226,12 @@ keep_alive()
 return 1
 """
 )
+
+# KEYS: job hash, input blob, checkpoint. -> {fields, input, {number of tasks, picture, versions}}
+OPEN = """
+return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]),
+  redis.call('HMGET', KEYS[3], 'num_tasks', 'picture', 'versions')}
+"""
 
 # KEYS: a stage's streams, best class first. ARGV: group, consumer, lease in ms, count.
 # -> {{stream, entry, job id, delivery}, ...}

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 
+from service.api.multipart import Part, parse_form
 from service.api.schemas import Fields
 from service.errors import InvalidImage, InvalidRequest
 
@@ -37,13 +36,8 @@ async def read_parts(
     refuse_query(request)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise InvalidRequest("send multipart/form-data with an image file in the field 'image'")
-    try:
-        # A third file is read to be refused by its name.
-        async with request.form(max_files=3, max_fields=64) as form:
-            files = await _read_files(form, image_names, mask_name)
-            return files, _read_values(form, (*image_names, mask_name))
-    except HTTPException as error:
-        raise InvalidRequest(f"the form cannot be read: {error.detail}") from error
+    parts = parse_form(await request.body(), request.headers["content-type"])
+    return _files(parts, image_names, mask_name), _values(parts, (*image_names, mask_name))
 
 
 def refuse_query(request: Request) -> None:
@@ -53,41 +47,44 @@ def refuse_query(request: Request) -> None:
         raise InvalidRequest(f"send {names} in the body; this route takes no query parameters")
 
 
-async def _read_files(form: FormData, image_names: tuple[str, ...], mask_name: str) -> Upload:
-    image = await _read_file(form, image_names)
+def _files(parts: list[Part], image_names: tuple[str, ...], mask_name: str) -> Upload:
+    image = _file(parts, image_names)
     if image is None:
         message = "field 'image' is missing; send the photo as a file part of that name"
         raise InvalidRequest(message, {"image": message})
-    mask = await _read_file(form, (mask_name,))
+    mask = _file(parts, (mask_name,))
     if mask == b"":
         message = "the mask file is empty (0 bytes); leave it out to edit everywhere"
         raise InvalidRequest(message, {mask_name: message})
     return Upload(image, mask or b"")
 
 
-async def _read_file(form: FormData, names: tuple[str, ...]) -> bytes | None:
+def _file(parts: list[Part], names: tuple[str, ...]) -> bytes | None:
     """The one file under one of these names; None if there is none."""
-    files = [file for name in names for file in form.getlist(name)]
+    files = [part for part in parts if part.name in names]
     if not files:
         return None
     name = names[0]
     if len(files) > 1:
         message = f"field {name!r} was sent {len(files)} times; send it once"
         raise InvalidRequest(message, {name: message})
-    if not isinstance(files[0], UploadFile):
+    if not files[0].is_file:
         raise InvalidImage(
             f"field {name!r} is text; send it as a file part (curl: -F {name}=@photo.png)"
         )
-    return await files[0].read()
+    return files[0].content
 
 
-def _read_values(form: FormData, file_names: tuple[str, ...]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for name in form:
-        if name in file_names:
+def _values(parts: list[Part], file_names: tuple[str, ...]) -> dict[str, object]:
+    sent: dict[str, list[str]] = {}
+    for part in parts:
+        if part.name in file_names:
             continue
-        sent = form.getlist(name)
-        if len(sent) > 1 and name not in REPEATED:
-            raise InvalidRequest(f"field {name!r} was sent {len(sent)} times; send it once")
-        values[name] = sent if name in REPEATED else sent[0]
-    return values
+        if part.is_file:
+            message = f"field {part.name!r} is a file; send it as text"
+            raise InvalidRequest(message, {part.name: message})
+        sent.setdefault(part.name, []).append(part.text)
+    for name, texts in sent.items():
+        if len(texts) > 1 and name not in REPEATED:
+            raise InvalidRequest(f"field {name!r} was sent {len(texts)} times; send it once")
+    return {name: texts if name in REPEATED else texts[0] for name, texts in sent.items()}

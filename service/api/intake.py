@@ -9,10 +9,12 @@ import time
 from service import errors
 from service.api.admission import Admission
 from service.api.estimates import demand_of, estimate_s
+from service.api.glance import Glance
 from service.api.schemas import MAX_SEED, EditFields, Fields
 from service.api.webhook_sender import follow
 from service.api.webhook_target import resolve
 from service.image_mask import mask_of_alpha
+from service.image_whole import PNG_START
 from service.images import ImageLimits, OutputFormat, check_files, media_type, upright_size
 from service.job_queue import JobQueue
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority, WorkerInfo
@@ -23,6 +25,7 @@ from service.settings import Settings
 from service.trace_context import CURRENT
 
 MAX_KEY_CHARS = 255
+FRESH_S = 0.5  # how old what is known of plugins and workers may be
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
@@ -36,6 +39,8 @@ class Intake:
         self.admission = Admission(queue)
         self._fleet = FleetPlugins(queue, settings.base)
         self._installed = InstalledPlugins(settings.plugins_store, settings.base)
+        self._plugins = Glance(self._ask_plugins, FRESH_S)
+        self._live = Glance(self.live, FRESH_S)
         self.limits = ImageLimits(
             settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
         )
@@ -76,7 +81,7 @@ class Intake:
         )
         await self._check_webhook(fields.webhook)
         plan = await self._given_plan(fields)
-        size = await asyncio.to_thread(self._check_files, image, mask, request.output_format)
+        size = await self._check_files(image, mask, request.output_format)
         return await self._submit(kept, request, plan, size, fields.timeout, once, job_id)
 
     async def submit_plan(self, image: bytes, fields: Fields) -> Job:
@@ -85,7 +90,7 @@ class Intake:
         if not fields.instruction.strip():
             raise invalid("instruction", "say what to do: send an instruction to be planned")
         request = EditRequest(instruction=fields.instruction, plan_only=True)
-        size = await asyncio.to_thread(self._check_files, image, b"", request.output_format)
+        size = await self._check_files(image, b"", request.output_format)
         return await self._submit(image, request, None, size, fields.timeout)
 
     def mask_of_alpha(self, data: bytes) -> bytes:
@@ -109,7 +114,7 @@ class Intake:
         raise_for(job)
         if job.request.plan_only:
             raise errors.JobNotFound(f"job {job.id} only made a plan; POST /v1/edit makes an image")
-        result = await self.queue.result_of(job.id)
+        result = await self.queue.result_file(job.id)
         return result, job.result_type or media_type(result)
 
     async def estimate_s(self, job: Job, image: bytes) -> float | None:
@@ -123,6 +128,9 @@ class Intake:
 
     async def plugins(self) -> dict[str, PluginManifest]:
         """The plugins that are served, by name."""
+        return await self._plugins.ask()
+
+    async def _ask_plugins(self) -> dict[str, PluginManifest]:
         installed = await asyncio.to_thread(self._installed.read)
         return (await self._fleet.published()).over(installed)
 
@@ -144,7 +152,7 @@ class Intake:
     ) -> Job:
         deadline_at = time.time() + (timeout_s or self._settings.request_timeout_s)
         workers = await self._check_live(request, plan)
-        demand = demand_of(plan, request.steps, size, await self.plugins(), workers)
+        demand = demand_of(plan, request.steps, size, await self._plugins.get(), workers)
         named = {"id": job_id} if job_id else {}
         trace = CURRENT.get()
         job = Job(request=request, plan=plan, deadline_at=deadline_at, traceparent=trace, **named)
@@ -156,12 +164,14 @@ class Intake:
             await follow(self.queue, job.id)
         return submitted
 
-    def _check_files(
+    async def _check_files(
         self, image: bytes, mask: bytes, output_format: OutputFormat
     ) -> tuple[int, int]:
-        """Width and height; any of ClientError that reading the files would meet later."""
-        check_files(image, mask, output_format, self.limits)
-        return upright_size(image)
+        """Width and height; any of ClientError that the files show."""
+        if not mask and image.startswith(PNG_START):
+            # A few dozen microseconds: a thread would cost more.
+            return check_files(image, mask, output_format, self.limits)
+        return await asyncio.to_thread(check_files, image, mask, output_format, self.limits)
 
     async def _given_plan(self, fields: EditFields) -> Plan | None:
         """The plan of a request that brings one, or names its plugins: it skips the selector."""
@@ -200,7 +210,9 @@ class Intake:
         await resolve(url, self._settings.webhook_allow_private)
 
     async def _check_plugins(self, names: tuple[str, ...]) -> None:
-        installed = await self.plugins()
+        installed = await self._plugins.get()
+        if not all(name in installed for name in names):
+            installed = await self.plugins()  # one that was published a moment ago
         unknown = [name for name in names if name not in installed]
         if unknown:
             raise errors.UnknownPlugin(
@@ -210,7 +222,9 @@ class Intake:
 
     async def _check_live(self, request: EditRequest, plan: Plan | None) -> list[WorkerInfo]:
         """The live workers; NoWorker at once, rather than a job that waits for nobody."""
-        workers, selectors = await self.live()
+        workers, selectors = await self._live.get()
+        if not workers or (plan is None and not selectors):
+            workers, selectors = await self.live()  # one that was started a moment ago
         if not workers and not request.plan_only:
             raise errors.NoWorker("no worker is alive; start one: diffplugin worker")
         if not selectors and plan is None:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from service.images import UnitPixels
 
-RADIUS_PX = 24  # of the photo: a quarter of the tiles' overlap, so that its ramps are put right
+RADIUS_PX = 32  # of the photo: a third of the tiles' overlap, so that its ramps are put right
 MIN_RADIUS = 4  # of the overview: below, its details would count
-EPSILON = 0.02  # variance from which on an edge counts as one
+EPSILON = 0.005  # variance from which on an edge counts as one
 STRIP_PX = 256
 
 
@@ -50,7 +50,8 @@ def _local_fit(guide: Tensor, values: Tensor, radius: int) -> tuple[Tensor, Tens
 def _mean(planes: Tensor, radius: int) -> Tensor:
     """Over squares of 2 * radius + 1, smaller at the borders."""
     kernel = 2 * radius + 1
-    return F.avg_pool2d(planes, kernel, 1, radius, count_include_pad=False)
+    down = F.avg_pool2d(planes, (kernel, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(down, (1, kernel), 1, (0, radius), count_include_pad=False)
 
 
 def _enlarged(planes: Tensor, rows: tuple[int, int], size: tuple[int, int]) -> Tensor:
