@@ -85,9 +85,13 @@ class ConsumerSide(QueueConnection):
         job = changed(claim.job, progress=progress)
         args = self._args(claim, job)
         args[2] = event_of(job, "preview", preview)
+        args += [
+            job.id,
+            0,
+            *changed_fields(claim.job, job),
+        ]  # it moves to no stage, so it adds no work
         with outages_named():
-            keys = self._keys(claim)
-            return bool(await self._update(keys, [*args, job.id, *changed_fields(claim.job, job)]))
+            return bool(await self._update(self._keys(claim), args))
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> bool:
         """Keep what is finished of a job for its next attempt; False if the claim is lost."""
