@@ -39,6 +39,7 @@ def evaluate_selector_command(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Combinations in each setting.")] = 400,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the numbers.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with tables.")] = None,
     base: Annotated[str | None, typer.Option(help="Base model in plugins_store.")] = None,
 ) -> None:
     """Plan sentences; measure the plans where the file has the right labels."""
@@ -54,6 +55,10 @@ def evaluate_selector_command(
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(report, indent=2) + "\n")
+    if html is not None:
+        from service.evaluation.selector_page import write_selector_page
+
+        write_selector_page(html, report)
     print(
         json.dumps({name: value for name, value in report.items() if name != "protocol"}, indent=2)
     )

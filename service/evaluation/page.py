@@ -30,13 +30,14 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #22252a; background: #fafaf8
 h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 p, li { max-width: 46rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #d9dce1; text-align: right;
-         white-space: nowrap; }
+table { border-collapse: collapse; margin: .3rem 0 1rem; font-variant-numeric: tabular-nums;
+        font-size: .85rem; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid #d9dce1; text-align: right;
+         vertical-align: bottom; }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { border-bottom: 2px solid #9aa1ab; }
 td.best { font-weight: 700; } tbody tr:hover { background: #f0efe9; }
-caption { text-align: left; color: #5b626c; padding-bottom: .3rem; }
-figure { margin: 1rem 0; } figcaption { color: #5b626c; }
+.caption, figcaption { color: #5b626c; margin: .3rem 0; } figure { margin: 1rem 0; }
 img, svg { max-width: 100%; height: auto; }
 """
 
@@ -80,7 +81,8 @@ def table(
         )
         body.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
+        (f'<p class="caption">{html.escape(caption)}</p>' if caption else "")
+        + '<div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -16,6 +16,7 @@ from service.evaluation.sheet import Section, Tile, caption
 from service.evaluation.unpaired import Changed
 
 PER_TASK = 6
+MAX_NAME = 16  # letters of a photo's name under its tile
 Item = TypeVar("Item")
 
 
@@ -38,7 +39,7 @@ def _tiles(name: str, measured: Measured, best: str) -> list[Tile]:
         _tile(measured.case.input, caption("input", measured.before["psnr"])),
         _tile(measured.output, caption("output", measured.after["psnr"])),
         _tile(baseline, caption(best, measured.classical["psnr"][best])),
-        _tile(measured.case.target, caption(f"truth  {measured.case.name[:22]}")),
+        _tile(measured.case.target, caption(f"truth  {measured.case.name[:MAX_NAME]}")),
     ]
 
 
@@ -46,7 +47,7 @@ def weather(name: str, found: Sequence[Weather]) -> Section:
     """The photo, the photo with weather, the marks that were found, the procedural generator."""
     rows = [
         [
-            _tile(w.case.input, caption(f"photo  {w.case.name[:22]}")),
+            _tile(w.case.input, caption(f"photo  {w.case.name[:MAX_NAME]}")),
             _tile(w.output, "output"),
             _tile(np.repeat(w.marks[..., None], 3, axis=2).astype(np.float32), "added marks"),
             _tile(w.case.target, "procedural generator"),
@@ -65,7 +66,7 @@ def mixture(name: str, found: Sequenced) -> Section:
         for plan, outputs in found.outputs.items():
             score = psnr(outputs[index], case.target)
             tiles.append(_tile(outputs[index], caption(" > ".join(plan), score)))
-        rows.append([*tiles, _tile(case.target, caption(f"truth  {case.name[:22]}"))])
+        rows.append([*tiles, _tile(case.target, caption(f"truth  {case.name[:MAX_NAME]}"))])
     return Section(name, rows)
 
 
@@ -74,7 +75,7 @@ def clean(name: str, found: Sequence[Untouched]) -> Section:
     worst = sorted(found, key=lambda item: item.psnr_db)[:4]
     rows = [
         [
-            _tile(item.case.input, caption(f"clean  {item.case.name[:22]}")),
+            _tile(item.case.input, caption(f"clean  {item.case.name[:MAX_NAME]}")),
             _tile(item.output, caption("output", item.psnr_db)),
         ]
         for item in worst
@@ -86,7 +87,7 @@ def unpaired(name: str, found: Sequence[Changed]) -> Section:
     """Before and after; photos of another shape are cut to the first one's."""
     rows = [
         [
-            _tile(item.case.input, caption(f"before  {item.case.name[:22]}")),
+            _tile(item.case.input, caption(f"before  {item.case.name[:MAX_NAME]}")),
             _tile(item.output, "after"),
         ]
         for item in spread(found, 2 * PER_TASK)

@@ -137,7 +137,7 @@ def _unpaired(tasks: dict[str, Summary]) -> list[str]:
     rows = [
         [
             name, m["num_photos"], f"{m['psnr_to_input']:.1f}",
-            *(f"{m['before'][s]:.3f} -> {m['after'][s]:.3f}" for s in names),
+            *(f"{m['before'][s]:.3f} \u2192 {m['after'][s]:.3f}" for s in names),
         ]
         for name, m in tasks.items()
     ]  # fmt: skip

@@ -64,12 +64,13 @@ def draw_section(
     rows = math.ceil(len(section.photos) / photos_per_row)
     photo_px = num_tiles * (width + GAP_PX) + 2 * GAP_PX
     row_px = height + CAPTION_PX + GAP_PX
-    block = Picture.new("RGB", (photos_per_row * photo_px, TITLE_PX + rows * row_px), BACKGROUND)
+    title_px = TITLE_PX if section.title else GAP_PX
+    block = Picture.new("RGB", (photos_per_row * photo_px, title_px + rows * row_px), BACKGROUND)
     draw = ImageDraw.Draw(block)
     draw.text((2 * GAP_PX, 6), section.title, fill=INK, font=ImageFont.load_default(size=18))
     for index, tiles in enumerate(section.photos):
         left = (index % photos_per_row) * photo_px + GAP_PX
-        top = TITLE_PX + (index // photos_per_row) * row_px
+        top = title_px + (index // photos_per_row) * row_px
         for number, tile in enumerate(tiles):
             corner = (left + number * (width + GAP_PX), top)
             block.paste(fitted[index][number], corner)

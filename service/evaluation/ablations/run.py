@@ -246,9 +246,14 @@ def _means(cases: list[Case], outputs: list[Image]) -> dict[str, float]:
 
 
 def _keep_recipe(recipe: AblationRecipe) -> None:
-    """Results of one folder are comparable: InvalidRequest if it was begun with other settings."""
+    """Results of one folder are comparable: InvalidRequest if it was begun with other settings.
+
+    The tasks may differ, each has its own results.
+    """
     path = recipe.run_dir / "recipe.json"
-    text = json.dumps(asdict(recipe), default=str, indent=1)
+    settings = asdict(recipe)
+    del settings["tasks"]
+    text = json.dumps(settings, default=str, indent=1)
     if path.exists() and path.read_text() != text:
         raise InvalidRequest(
             f"{recipe.run_dir} was begun with other settings (see recipe.json in it): "
