@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from service.errors import InvalidCheckpoint
+from service.models.architectures import read_config
 from service.models.base_files import BASE_FILE, BaseSources, find_base, write_sources
 from service.models.checkpoint import SUFFIXES, State, read_state
 from service.models.plugin import write_plugin
@@ -121,13 +122,16 @@ def _link_base(
 
 
 def _first(source: Path, matches: Callable[[Path], bool]) -> Path | None:
-    folders = [source, *(path for path in sorted(source.glob("*/")) if path.is_dir())]
+    folders = [source, *(path for path in sorted(source.glob("**/")) if path.is_dir())]
     return next((folder for folder in folders if matches(folder)), None)
 
 
 def _is_clip(folder: Path) -> bool:
-    """A CLIP that has a vision tower, and says how photos are prepared for it."""
-    return (folder / "config.json").is_file() and (folder / "preprocessor_config.json").is_file()
+    """A CLIP that has a vision tower."""
+    if not (folder / "config.json").is_file():
+        return False
+    config = read_config(folder)
+    return "vision_config" in config or config.get("model_type") == "clip_vision_model"
 
 
 def _write(store: Path, base: str, name: str, state: State, config: SCBConfig) -> PluginManifest:

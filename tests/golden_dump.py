@@ -11,6 +11,7 @@ tensor files beside meta.json.
 import argparse
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -170,7 +171,9 @@ class Dump:
         pixels = self._open(made_by["image"], turn=True)
         self._set_start(made_by["task"], "noise" if made_by["random_noise"] else "image")
         preset = replace(
-            REFERENCE, min_side=made_by["min_side"], renoise_from=made_by["time_threshold"]
+            REFERENCE,
+            min_side=made_by.get("min_side", REFERENCE.min_side),
+            renoise_from=made_by.get("time_threshold", REFERENCE.renoise_from),
         )
         steps, seed = made_by["num_inference_steps"], made_by["seed"]
         return self._edit(Edit(BASE, pixels, (made_by["task"],), steps, seed), preset, "")
@@ -298,7 +301,7 @@ def write(dump: Dump, name: str, out: Path) -> None:
     entry, found = dump.meta["files"][name], dump.run(name)
     missing = sorted(set(entry["tensors"]) - set(found))
     if missing:
-        raise SystemExit(f"{name}: not made: {', '.join(missing)}")
+        raise LookupError(f"not made: {', '.join(missing)}")
     wanted = {key: found[key].clone().contiguous() for key in entry["tensors"]}
     save_file(wanted, out / f"{name}.safetensors")
     for picture in entry.get("png", ()):
@@ -314,9 +317,20 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as store:
         dump = Dump(args.tree, args.images, args.meta, Path(store))
-        for name in dump.meta["files"]:
-            write(dump, name, args.out)
-            print(f"wrote {name}")
+        failed = [name for name in dump.meta["files"] if not _tried(dump, name, args.out)]
+    if failed:
+        sys.exit(f"not written: {', '.join(failed)}")
+
+
+def _tried(dump: Dump, name: str, out: Path) -> bool:
+    """One run that fails must not cost the others."""
+    try:
+        write(dump, name, out)
+    except Exception as error:
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return False
+    print(f"wrote {name}", flush=True)
+    return True
 
 
 if __name__ == "__main__":

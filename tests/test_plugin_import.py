@@ -209,6 +209,14 @@ def test_an_scb_of_another_kind_is_refused_by_the_key_of_its_config(
         import_released(tree, tmp_path / "store", BASE)
 
 
+def test_without_a_preprocessor_config_photos_are_prepared_as_clips_own(
+    tree: Path, tmp_path: Path
+) -> None:
+    (tree / "clip" / "preprocessor_config.json").unlink()
+    import_released(tree, tmp_path / "store", BASE)
+    assert Backbone.load(tmp_path / "store" / BASE).preprocessor.size == 224
+
+
 def test_a_folder_without_plugins_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidCheckpoint, match="is not the released layout"):
         import_released(tmp_path, tmp_path / "store", BASE)

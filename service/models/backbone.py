@@ -21,6 +21,10 @@ from service.models.base_files import BaseSources, find_base
 from service.models.codec import PatchCodec
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+PREPROCESSOR = "preprocessor_config.json"
+CLIP_SIZE = 224  # CLIP's own, as its paper has them
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 64  # of a photo that is resized whole before its middle is cut out
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -35,7 +39,9 @@ class ImagePreprocessor:
 
     @classmethod
     def load(cls, folder: Path) -> "ImagePreprocessor":
-        config = read_config(folder, "preprocessor_config.json")
+        if not (folder / PREPROCESSOR).is_file():
+            return cls(CLIP_SIZE, CLIP_MEAN, CLIP_STD)  # released checkpoints may lack the file
+        config = read_config(folder, PREPROCESSOR)
         crop = config["crop_size"]
         size = crop["height"] if isinstance(crop, dict) else crop
         return cls(size, tuple(config["image_mean"]), tuple(config["image_std"]))
