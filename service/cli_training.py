@@ -114,7 +114,7 @@ def train_plugin_command(
     tensorboard: Curves = False,
 ) -> None:
     """Train the plugin NAME on a frozen base, or go on; then install it in the plugins store."""
-    from service.training.train_plugin import PluginRecipe, train_plugin
+    from service.training.train_plugin import PluginRecipe, defaults_of, train_plugin
 
     settings = read_store_settings(base=base)
     if (images is None) == (pairs is None):
@@ -151,7 +151,7 @@ def train_plugin_command(
         example_instructions=examples,
         base=settings.base,
         held_out=held_out,
-        **chosen,
+        **{**defaults_of(settings.plugins_store / settings.base), **chosen},
     )
     manifest = train_plugin(recipe)
     print(f"installed {manifest.name} {manifest.version} ({manifest.digest})")

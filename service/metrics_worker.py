@@ -21,9 +21,10 @@ NO_PLUGIN = "none"  # the label of jobs that ran none
 
 
 class Residency(Protocol):
-    """service.models.plugin_store.Residency."""
+    """service.models.residency.Residency."""
 
     num_hits: int
+    num_host_hits: int
     num_misses: int
     num_evictions: int
     load_s: float
@@ -173,6 +174,11 @@ class EngineCollector(Collector):
         counts = self._engine.residency
         yield CounterMetricFamily(
             "diffplugin_plugin_hits", "Plugins asked for that were resident.", counts.num_hits
+        )
+        yield CounterMetricFamily(
+            "diffplugin_plugin_host_hits",
+            "Plugins asked for that were in host memory, one copy away.",
+            counts.num_host_hits,
         )
         yield CounterMetricFamily(
             "diffplugin_plugin_misses", "Plugins that had to be loaded.", counts.num_misses

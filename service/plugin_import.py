@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from service.errors import InvalidCheckpoint
 from service.models.architectures import read_config
-from service.models.base_files import BASE_FILE, BaseSources, find_base, write_sources
+from service.models.base_files import BASE_FILE, BaseSources, find_base, read_sources, write_sources
 from service.models.checkpoint import SUFFIXES, State, read_state
 from service.models.plugin import write_plugin
 from service.models.released import read_released_plugin
@@ -101,7 +101,11 @@ def _link_base(
     if (root / "unet").is_dir():
         return None
     diffusion = diffusion or _first(source, lambda folder: (folder / "unet").is_dir())
-    encoder = image_encoder or _first(source, _is_clip)
+    # The safety checker of a diffusion folder has a vision tower too.
+    inside = (diffusion,) if diffusion else ()
+    encoder = image_encoder or _first(
+        source, lambda folder: _is_clip(folder) and not set(inside) & set(folder.parents)
+    )
     if diffusion is None and encoder is None and (root / BASE_FILE).is_file():
         return None
     if diffusion is None or encoder is None:
@@ -110,12 +114,11 @@ def _link_base(
             f"store has no base {root.name!r}; name it by --diffusion and --image-encoder, "
             f"or run `diffplugin models fetch --base {root.name}` before"
         )
-    sources = BaseSources(
-        diffusion=str(diffusion.resolve()),
-        image_encoder=str(encoder.resolve()),
-        min_side=MIN_SIDE,
-        renoise_from=RENOISE_FROM,
-    )
+    places = {"diffusion": str(diffusion.resolve()), "image_encoder": str(encoder.resolve())}
+    if (root / BASE_FILE).is_file():
+        sources = read_sources(root).model_copy(update=places)
+    else:
+        sources = BaseSources(**places, min_side=MIN_SIDE, renoise_from=RENOISE_FROM)
     write_sources(root, sources)
     find_base(root)
     return sources

@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     max_steps: int = Field(100, description="Most denoising steps a request may ask for.")
     max_tasks: int = Field(8, description="Most plugins a request may name.")
 
+    max_plugin_bytes: int = Field(
+        2 * 2**30, gt=0, description="Plugins' weights on a worker's device; more make room."
+    )
+    max_host_plugin_bytes: int = Field(
+        8 * 2**30, gt=0, description="The same in host memory, where the device has its own."
+    )
     max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
     max_queue_bytes: int = Field(
         2**30, description="Bytes of open jobs' pictures beyond which new ones get 429."

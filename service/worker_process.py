@@ -29,6 +29,8 @@ async def run_worker(settings: Settings) -> None:
         cache_interval=settings.feature_cache_interval,
         compiles=settings.compile_unet,
         preset=settings.preset,
+        max_plugin_bytes=settings.max_plugin_bytes,
+        max_host_plugin_bytes=settings.max_host_plugin_bytes,
     )
     await serve_engine(engine, settings)
 

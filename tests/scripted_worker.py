@@ -20,7 +20,7 @@ from service.engine.updates import EditDone, EditFailed, StepDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
-from service.models.plugin_store import Residency
+from service.models.residency import Residency
 from service.plugin_manifest import Published
 from service.settings import Settings
 from service.signals import stop_on_signals

@@ -17,7 +17,7 @@ class Engine:
     """Just what is measured of it."""
 
     residency = SimpleNamespace(
-        num_hits=5, num_misses=2, num_evictions=1, load_s=0.5, resident_bytes=99
+        num_hits=5, num_host_hits=4, num_misses=2, num_evictions=1, load_s=0.5, resident_bytes=99
     )
     device_memory = {"allocated": 7}
     num_padding_rows = 3

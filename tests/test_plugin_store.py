@@ -10,6 +10,7 @@ import torch
 
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
+from service.models.plugin import Plugin
 from service.models.plugin_store import PluginStore
 from service.plugin_manifest import WEIGHTS, installed_plugins, plugin_folder
 from tests import tiny_latent_base
@@ -41,7 +42,9 @@ def root(written: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(root: Path, backbone: Backbone) -> PluginStore:
-    return PluginStore(root, backbone, max_resident=2)
+    """With room for two of its three."""
+    size = Plugin.load(plugin_folder(root, BASE, NAMES[0]), backbone).num_bytes
+    return PluginStore(root, backbone, max_bytes=2 * size)
 
 
 def edit_manifest(root: Path, name: str, changes: dict[str, Any]) -> None:

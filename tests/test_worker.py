@@ -21,7 +21,7 @@ from service.image_png import write_png_16
 from service.images import ImageLimits, encode, read_photo
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings
-from service.models.plugin_store import Residency
+from service.models.residency import Residency
 from service.plugin_manifest import Published
 from service.queue_records import pack_input
 from service.redis_server import PrivateRedis

@@ -29,8 +29,9 @@ from service.engine.updates import (
 )
 from service.images import UnitPixels
 from service.models.backbone import Backbone, pick_device
-from service.models.plugin_store import PluginStore, Residency
-from service.plugin_manifest import Published
+from service.models.plugin_store import PluginStore
+from service.models.residency import Residency
+from service.plugin_manifest import PluginManifest, Published
 from service.settings import PresetName
 
 log = logging.getLogger(__name__)
@@ -109,11 +110,16 @@ class Engine:
             raise errors.InvalidRequest("an edit needs at least one plugin to run")
         versions = dict(edit.versions)
         for name in edit.plugins[edit.num_done :]:
-            plugin = self.runner.store.get(name, edit.versions.get(name))
-            versions[name] = plugin.manifest.version
+            versions[name] = self._expect(name, edit.versions.get(name)).version
         most = sys.maxsize if self.runner.preset.resizes_to_grid else self.max_whole_pixels
         pixels = self.runner.fitted(edit.pixels) if edit.resumed is None else edit.resumed
         self.scheduler.add(Trajectory(edit, pixels, most, versions, task=edit.num_done))
+
+    def _expect(self, name: str, version: str | None) -> PluginManifest:
+        """Its weights at once, or, while others run, on their way beside them."""
+        if self.has_work:
+            return self.runner.store.prefetch(name, version)
+        return self.runner.store.get(name, version).manifest
 
     def abort(self, edit_id: str) -> None:
         """Drop an edit; it takes part in no further step."""
@@ -122,7 +128,8 @@ class Engine:
 
     def step(self) -> list[Update]:
         """Admit what fits, advance one mixed batch by one denoising step, decode what is done."""
-        updates = self._paced(self._prepare, self.scheduler.admit())
+        admitted = [t for t in self.scheduler.admit() if not self._waits_for_weights(t)]
+        updates = self._paced(self._prepare, admitted)
         batch = self.scheduler.schedule()
         updates += self._isolate(self._denoise, batch)
         updates += self._isolate(
@@ -133,6 +140,13 @@ class Engine:
             updates += self._isolate(self._finish_task, [trajectory])
         updates += self._isolate(self._advance_tiles, self.scheduler.tiling())
         return updates
+
+    def _waits_for_weights(self, trajectory: Trajectory) -> bool:
+        """Only while others denoise; else there is nothing better to do than to wait for them."""
+        name = trajectory.plugin_name
+        if not self.scheduler.is_denoising or name not in trajectory.versions:
+            return False
+        return self.runner.store.is_coming(name, trajectory.versions[name])
 
     def _prepare(self, trajectories: list[Trajectory]) -> list[Update]:
         self.runner.prepare(trajectories)
@@ -238,15 +252,17 @@ def build_engine(
     cache_interval: int = 1,
     compiles: bool = False,
     preset: PresetName = "default",
+    max_plugin_bytes: int = 2**31,
+    max_host_plugin_bytes: int = 2**33,
 ) -> Engine:
-    """An engine over plugins_store, every plugin of `base` resident; num_threads 0: torch's own.
+    """An engine over plugins_store, as many plugins resident as fit; num_threads 0: torch's own.
 
     `cache_interval`: of ModelRunner. `compiles`: torch.compile for the UNet, once per shape.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
     backbone = Backbone.load(store / base, pick_device(device))
-    plugins = PluginStore(store, backbone)
+    plugins = PluginStore(store, backbone, max_plugin_bytes, max_host_plugin_bytes)
     plugins.load_all()
     if compiles:
         backbone.unet.compile(dynamic=False)

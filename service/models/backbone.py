@@ -113,8 +113,7 @@ class Backbone:
     @property
     def patch_size(self) -> int:
         """Pixels per latent, along a side."""
-        vae = self.vae.config
-        return int(vae.get("patch_size") or 2 ** (len(vae["block_out_channels"]) - 1))
+        return pixels_per_latent(self.vae)
 
     @property
     def pixel_multiple(self) -> int:
@@ -147,6 +146,12 @@ class Backbone:
         if self.device.type == "cuda" and not images.is_cuda:
             images = images.pin_memory().to(self.device, non_blocking=True)
         return images.to(self.device, self.dtype)
+
+
+def pixels_per_latent(vae: PatchCodec | AutoencoderKL) -> int:
+    """Along a side."""
+    config = vae.config
+    return int(config.get("patch_size") or 2 ** (len(config["block_out_channels"]) - 1))
 
 
 def pick_device(name: str) -> str:

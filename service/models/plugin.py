@@ -34,7 +34,9 @@ class Plugin(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone, pause_s: float = 0.0) -> "Plugin":
-        """Read and check one plugin folder; UnknownPlugin says what is wrong with it.
+        """Read and check one plugin folder into host memory, in the dtype of its backbone.
+
+        UnknownPlugin says what is wrong with it.
 
         `pause_s`: between its parts, so that a thread beside it is never held up by all of them.
         """
@@ -60,7 +62,7 @@ class Plugin(nn.Module):
         except RuntimeError as error:
             raise UnknownPlugin(f"{folder} does not fit base {backbone.name}: {error}") from error
         time.sleep(pause_s)
-        return plugin.to(backbone.device, backbone.dtype).requires_grad_(False).eval()
+        return plugin.to(backbone.dtype).requires_grad_(False).eval()
 
     def under(self, manifest: PluginManifest) -> "Plugin":
         """The same weights, described anew."""

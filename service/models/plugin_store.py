@@ -1,16 +1,13 @@
-"""PluginStore: the plugins of one base on disk, loaded once and kept resident."""
+"""PluginStore: the plugins of one base on disk, and which of them are served."""
 
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 from service.errors import UnknownPlugin
 from service.models.backbone import Backbone
 from service.models.plugin import Plugin
+from service.models.residency import MIB, Residency, ResidentPlugins
 from service.plugin_manifest import (
     PluginManifest,
     Published,
@@ -22,39 +19,38 @@ from service.plugin_manifest import (
 
 log = logging.getLogger(__name__)
 
-FOLLOW_PAUSE_S = 0.05  # longer than most steps, so that each is held up by one part at most
-
-
-@dataclass
-class Residency:
-    """What a store has done since it was made, for those who measure it."""
-
-    num_hits: int = 0  # a plugin was asked for and resident
-    num_misses: int = 0  # it had to be loaded
-    num_evictions: int = 0
-    load_s: float = 0.0  # of all loads
-    resident_bytes: int = 0  # of the plugins' weights
+PAUSE_S = 0.05  # longer than most steps, so that each is held up by one part at most
 
 
 class PluginStore:
-    """Plugins by name; at most `max_resident` stay loaded, the least recently used leaves first.
+    """Plugins by name; those used last are on the device, within a budget of bytes.
 
     Published plugins are served in their published version, all others as they lie on disk.
     """
 
-    def __init__(self, root: Path, backbone: Backbone, max_resident: int = 32) -> None:
-        self._root, self._backbone, self._max_resident = root, backbone, max_resident
-        self._resident: OrderedDict[tuple[str, str], Plugin] = OrderedDict()  # by name and digest
+    def __init__(
+        self,
+        root: Path,
+        backbone: Backbone,
+        max_bytes: int = 2048 * MIB,
+        max_host_bytes: int = 8192 * MIB,
+        has_host_tier: bool | None = None,
+    ) -> None:
+        """Budgets: of the device and, where that has its own memory, of the host."""
+        self._root, self._backbone = root, backbone
+        self._plugins = ResidentPlugins(backbone.device, max_bytes, max_host_bytes, has_host_tier)
         self._published: Mapping[str, PluginManifest | None] = {}
         self._current: dict[str, str] = {}
-        self._lock = Lock()  # follow() may run beside get()
-        self.residency = Residency()
+
+    @property
+    def residency(self) -> Residency:
+        """What became of the plugins' weights so far."""
+        return self._plugins.counts
 
     @property
     def resident(self) -> tuple[str, ...]:
         """Names, without repetition: an old version stays while there is room."""
-        with self._lock:
-            return tuple(dict.fromkeys(name for name, _ in self._resident))
+        return tuple(dict.fromkeys(name for (name, _), _ in self._plugins.plugins))
 
     @property
     def versions(self) -> dict[str, str]:
@@ -62,8 +58,10 @@ class PluginStore:
         return dict(self._current)
 
     def load_all(self) -> None:
-        """Load every installed plugin that fits, so that no request waits for a file."""
-        for name in list(installed_plugins(self._root, self._backbone.name))[: self._max_resident]:
+        """Load installed plugins while they fit, so that no request waits for a file."""
+        for name in installed_plugins(self._root, self._backbone.name):
+            if self._plugins.is_full:
+                return
             try:
                 self.get(name)
             except UnknownPlugin as error:
@@ -79,7 +77,7 @@ class PluginStore:
         for name, manifest in published.plugins.items():
             try:
                 if manifest is not None:
-                    self._load(manifest, FOLLOW_PAUSE_S)
+                    self._load(manifest, PAUSE_S)
             except (UnknownPlugin, OSError) as error:
                 log.warning("plugin %s is not followed: %s", name, error)
                 faults[name] = str(error)
@@ -97,11 +95,36 @@ class PluginStore:
         `version` is preferred, if it is still to be had: jobs end with what they started with. A
         running edit keeps the object it got, so replacing or removing files disturbs nothing.
         """
-        if version is not None and (found := self._find(name, version)) is not None:
-            return found
-        plugin = self._load(self._served(name))
-        self._current[name] = plugin.manifest.version
+        plugin = self._load(self._wanted(name, version))
+        if version is None:
+            self._current[name] = plugin.manifest.version
         return plugin
+
+    def prefetch(self, name: str, version: str | None = None) -> PluginManifest:
+        """Begin to load what get() will be asked for; its manifest, or UnknownPlugin."""
+        manifest = self._wanted(name, version)
+        self._plugins.prefetch(_key(manifest), lambda: self._read(manifest, PAUSE_S))
+        if version is None:
+            self._current[name] = manifest.version
+        return manifest
+
+    def is_coming(self, name: str, version: str) -> bool:
+        """Its weights are on their way; get() would wait for them."""
+        if not self._plugins.num_coming:
+            return False
+        return self._plugins.is_coming(_key(self._wanted(name, version)))
+
+    def _wanted(self, name: str, version: str | None) -> PluginManifest:
+        """What is served, if it is of that version or there is no other of it."""
+        try:
+            served = self._served(name)
+        except UnknownPlugin:
+            if version is not None and (found := self._find(name, version)):
+                return found
+            raise
+        if version is None or served.version == version:
+            return served
+        return self._find(name, version) or served
 
     def _note_versions(self, following: Mapping[str, PluginManifest | None]) -> None:
         for name, manifest in following.items():
@@ -118,46 +141,25 @@ class PluginStore:
             raise UnknownPlugin(f"plugin {name!r} was removed from the fleet")
         return manifest
 
-    def _find(self, name: str, version: str) -> Plugin | None:
-        """That very version: resident, or on disk."""
-        with self._lock:
-            for (held, _), plugin in reversed(self._resident.items()):  # the one used last
-                if held == name and plugin.manifest.version == version:
-                    return plugin
+    def _find(self, name: str, version: str) -> PluginManifest | None:
+        """Of that very version: resident, or on disk."""
+        for (held, _), plugin in reversed(self._plugins.plugins):  # the one used last
+            if held == name and plugin.manifest.version == version:
+                return plugin.manifest
         folder = version_folder(self._root, self._backbone.name, name, version)
-        if not folder.is_dir():
-            return None
-        return self._load(read_manifest(folder, is_named=False))
+        return read_manifest(folder, is_named=False) if folder.is_dir() else None
 
     def _load(self, manifest: PluginManifest, pause_s: float = 0.0) -> Plugin:
-        """What the manifest describes, from memory or from disk."""
-        key = (manifest.name, manifest.digest)
-        with self._lock:
-            held = self._resident.get(key)
-        load_s = 0.0
-        is_hit = held is not None
-        if held is None:
-            start = time.perf_counter()
-            held = Plugin.load(self._folder_of(manifest), self._backbone, pause_s)
-            load_s = time.perf_counter() - start
-        held = held.under(manifest)
-        with self._lock:
-            self._resident[key] = held
-            self._resident.move_to_end(key)
-            num_evicted = max(0, len(self._resident) - self._max_resident)
-            for _ in range(num_evicted):
-                self._resident.popitem(last=False)
-            self._count(is_hit, num_evicted, load_s)
-        return held
+        """What the manifest describes, on the device."""
+        key = _key(manifest)
+        held = self._plugins.get(key, lambda: self._read(manifest, pause_s))
+        described = held.under(manifest)
+        if described is not held:
+            self._plugins.replace(key, described)
+        return described
 
-    def _count(self, is_hit: bool, num_evicted: int, load_s: float) -> None:
-        counts = self.residency
-        counts.num_hits += is_hit
-        counts.num_misses += not is_hit
-        counts.num_evictions += num_evicted
-        counts.load_s += load_s
-        if not is_hit:
-            counts.resident_bytes = sum(plugin.num_bytes for plugin in self._resident.values())
+    def _read(self, manifest: PluginManifest, pause_s: float) -> Plugin:
+        return Plugin.load(self._folder_of(manifest), self._backbone, pause_s)
 
     def _folder_of(self, manifest: PluginManifest) -> Path:
         kept = version_folder(self._root, self._backbone.name, manifest.name, manifest.version)
@@ -170,3 +172,7 @@ class PluginStore:
                 "all processes of a fleet need the same plugins_store"
             )
         return folder
+
+
+def _key(manifest: PluginManifest) -> tuple[str, str]:
+    return manifest.name, manifest.digest

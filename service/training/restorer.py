@@ -1,13 +1,14 @@
 """A trainable view of base and plugins: a batch of pairs in, a loss or restored images out."""
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionModel
 
 from service.engine.sampling import NoiseSchedule, SamplerState, update
 from service.engine.shifts import offsets
+from service.models.backbone import pixels_per_latent
 from service.models.codec import PatchCodec
 from service.models.denoiser import denoise
 from service.models.scb import SCB
@@ -29,13 +30,14 @@ class Restorer(nn.Module):
         self,
         unet: UNet2DConditionModel,
         image_encoder: CLIPVisionModel,
-        codec: PatchCodec,
+        codec: PatchCodec | AutoencoderKL,
         scheduler: DDIMScheduler,
         scb: SCB,
         tpbs: dict[str, TPB],
     ) -> None:
         super().__init__()
         self.unet, self.image_encoder, self.codec = unet, image_encoder, codec.requires_grad_(False)
+        self.patch_size, self.scaling_factor = pixels_per_latent(codec), codec.config.scaling_factor
         self.scheduler, self.scb = scheduler, scb
         self.tpbs = nn.ModuleDict(tpbs)
         self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod, persistent=False)
@@ -47,8 +49,7 @@ class Restorer(nn.Module):
     def forward(self, images: Tensor, targets: Tensor, tasks: Tensor) -> Tensor:
         """images, targets (B, 3, H, W) in [-1, 1], tasks (B,) -> scalar loss (paper eq. 3)."""
         with torch.autocast(images.device.type, enabled=False):  # half precision would round them
-            cond = self.codec.encode(images).latent_dist.mode()
-            z0 = self.codec.encode(targets).latent_dist.mode()
+            cond, z0 = self.encode(images), self.encode(targets)
         last = len(self.alphas_cumprod) - 1
         timesteps = sample_timesteps(len(images), last, images.device)
         z = bridge_latents(z0, cond, timesteps, self.alphas_cumprod)
@@ -56,7 +57,16 @@ class Restorer(nn.Module):
         scb = self.scb(cond, timesteps, tokens)
         predicted = denoise(self.unet, z, timesteps, tokens, scb.residuals, scb.skip)
         with torch.autocast(images.device.type, enabled=False):
-            return pixel_loss(self.codec.decode(predicted.float()).sample, targets)
+            return pixel_loss(self.decode(predicted.float()), targets)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> scaled latents, the posterior's mode."""
+        latents: Tensor = self.codec.encode(images).latent_dist.mode() * self.scaling_factor
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.codec.decode(latents / self.scaling_factor).sample
+        return images
 
     def tokens(self, images: Tensor, tasks: Tensor) -> Tensor:
         """Prompt tokens F^p (B, N, D), each row from the TPB of its task."""
@@ -75,9 +85,9 @@ class Restorer(nn.Module):
         """What the engine makes of images (B, 3, H, W) in [-1, 1] before an output stage."""
         tokens = self.tokens(images, tasks)
         height, width = images.shape[-2:]
-        multiple = self.codec.patch_size * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
+        multiple = self.patch_size * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
         views = []
-        for down, right in offsets(num_shifts, self.codec.patch_size):
+        for down, right in offsets(num_shifts, self.patch_size):
             padding = (right, -(width + right) % multiple, down, -(height + down) % multiple)
             view = F.pad(images, padding, mode="replicate")
             view = self._sample(view, tokens, steps, seed)
@@ -86,7 +96,7 @@ class Restorer(nn.Module):
 
     def _sample(self, images: Tensor, tokens: Tensor, steps: int, seed: int) -> Tensor:
         """`steps` steps from the noised condition."""
-        cond = self.codec.encode(images).latent_dist.mode()
+        cond = self.encode(images)
         table = NoiseSchedule.from_config(dict(self.scheduler.config)).table(steps)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(cond.shape, generator=generator).to(cond)
@@ -96,5 +106,4 @@ class Restorer(nn.Module):
             scb = self.scb(cond, timesteps, tokens)
             output = denoise(self.unet, state.x, timesteps, tokens, scb.residuals, scb.skip)
             state = update(state, output, row.repeat(len(images), 1))
-        restored: Tensor = self.codec.decode(state.x).sample
-        return restored
+        return self.decode(state.x)

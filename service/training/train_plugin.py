@@ -5,8 +5,10 @@ The first two are the paper's (section 3.3); the output stage comes after them.
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -16,7 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from service.errors import InvalidRequest
+from service.models.architectures import read_config
 from service.models.backbone import Backbone
+from service.models.base_files import find_base
 from service.models.codec import PatchCodec
 from service.models.output_stage import OutputStage
 from service.models.plugin import save_plugin
@@ -31,6 +35,7 @@ from service.plugin_manifest import (
 )
 from service.training import loop
 from service.training.degradations import GENERATION
+from service.training.latent_restorer import DEFAULTS, LatentRestorer
 from service.training.photos import CropSettings
 from service.training.plugin_data import DamagedPhotos, PluginData, TablePairs
 from service.training.restorer import Restorer
@@ -116,7 +121,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             model,
             build_stage(recipe),
             # Smaller by a shift, so that shifted copies need no padding.
-            opener(CropSettings(recipe.size - model.codec.patch_size // 2, clean_share=0.12)),
+            opener(CropSettings(recipe.size - model.patch_size // 2, clean_share=0.12)),
             list(data.tasks),
             StageSettings(
                 recipe.stage_steps,
@@ -149,19 +154,20 @@ def build_model(recipe: PluginRecipe) -> Restorer:
     """The frozen base and one trainable plugin, which begins at the base's starts if it has any."""
     folder = recipe.store / recipe.base
     backbone = Backbone.load(folder)
-    prediction = backbone.scheduler_config.get("prediction_type", "epsilon")
-    if prediction != "sample" or not isinstance(backbone.vae, PatchCodec):
+    is_latent = predicts_noise(backbone.scheduler_config)
+    if is_latent == isinstance(backbone.vae, PatchCodec):
         raise ValueError(
-            f"plugins of base {recipe.base!r} cannot be trained here: the objective is for a base "
-            f"with a PatchCodec that predicts the sample; this one predicts {prediction!r}"
+            f"plugins of base {recipe.base!r} cannot be trained here: there are objectives for a "
+            "base with a PatchCodec that predicts the sample, and a base with a VAE that predicts "
+            "noise"
         )
     unet = dict(backbone.unet.config)
-    scb = SCB(SCBConfig.from_unet(unet, output_skip=True))
+    scb = SCB(SCBConfig.from_unet(unet, output_skip=not is_latent))
     tpb = TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"])
     starts = folder / STARTS
     if starts.exists():
         _load_starts(load_file(starts), recipe.degradations[0], scb, tpb)
-    return Restorer(
+    return (LatentRestorer if is_latent else Restorer)(
         backbone.unet,
         backbone.image_encoder,
         backbone.vae,
@@ -169,6 +175,16 @@ def build_model(recipe: PluginRecipe) -> Restorer:
         scb,
         dict.fromkeys(recipe.degradations, tpb),
     )
+
+
+def predicts_noise(scheduler_config: Mapping[str, Any]) -> bool:
+    return bool(scheduler_config.get("prediction_type", "epsilon") == "epsilon")
+
+
+def defaults_of(root: Path) -> dict[str, Any]:
+    """What a recipe for the base at `root` differs in from PluginRecipe's own defaults."""
+    config = read_config(find_base(root).part("scheduler"), "scheduler_config.json")
+    return dict(DEFAULTS) if predicts_noise(config) else {}
 
 
 def build_stage(recipe: PluginRecipe) -> OutputStage:
