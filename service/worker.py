@@ -42,6 +42,7 @@ from service.worker_rows import Backoff, Pace, Row, checkpoint_of, pixels_of
 log = logging.getLogger(__name__)
 
 FOLLOW_PAUSE_S = 0.25
+FAULT_PAUSE_S = 5.0  # before a published plugin that could not be loaded is tried again
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
 
 
@@ -292,9 +293,12 @@ class Worker:
 
     async def _follow_plugins(self) -> None:
         """Load what is published, on the side: loading may take longer than a lease."""
+        try_again_at = 0.0
         while not self._is_drained:
             with contextlib.suppress(QueueUnavailable):
-                if await self._fleet.generation() != self._published.generation:
+                is_new = await self._fleet.generation() != self._published.generation
+                if is_new or (self._faults and time.monotonic() > try_again_at):
+                    try_again_at = time.monotonic() + FAULT_PAUSE_S
                     self._published = await self._fleet.published()
                     follow = self.engine.follow
                     self._faults = dict(await asyncio.to_thread(follow, self._published))

@@ -13,7 +13,7 @@ from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels, encode
 from service.job_queue import JobQueue, QueueSettings
-from service.jobs import JobStatus
+from service.jobs import Job, JobStatus
 from service.plugin_manifest import plugin_folder, weights_digest
 from service.plugin_publish import Publisher
 from service.queue_plugins import FleetPlugins
@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PAUSE_S = 0.5
 NUM_WEIGHTS = 3  # that the versions take in turn
 STEPS = 6
+MIN_VERSIONS = 3
 
 
 def write_version(root: Path, number: int) -> Path:
@@ -50,13 +51,16 @@ def edited(engine: Engine, pixels: Pixels, version: str) -> Pixels:
     raise AssertionError("the edit did not end")
 
 
-async def load(queue: JobQueue, image: bytes, stop: asyncio.Event) -> list[str]:
-    """Ids of jobs that were sent one after the other until `stop`, by one of several callers."""
-    ids = []
+async def load(queue: JobQueue, image: bytes, stop: asyncio.Event, done: list[Job]) -> None:
+    """One of several callers: jobs one after the other until `stop`, each of which must succeed."""
     while not stop.is_set():
-        ids.append(await submit(queue, image, steps=STEPS))
-        assert (await queue.wait(ids[-1], TIMEOUT_S)).status is JobStatus.SUCCEEDED
-    return ids
+        job = await queue.wait(await submit(queue, image, steps=STEPS), TIMEOUT_S)
+        assert job.status is JobStatus.SUCCEEDED, job
+        done.append(job)
+
+
+def versions_of(jobs: list[Job]) -> set[str]:
+    return {job.versions["derain"] for job in jobs}
 
 
 @pytest.mark.parametrize("seconds", [5.0, pytest.param(30.0, marks=pytest.mark.full)])
@@ -73,26 +77,27 @@ async def test_a_plugin_is_replaced_under_load_and_no_job_fails(
     queue = JobQueue.connect(redis_url, QueueSettings.from_settings(settings))
     publisher = Publisher(queue, store, BASE, settings.result_ttl_s)
     stop, num_published = asyncio.Event(), 0
+    jobs: list[Job] = []
     with Fleet(settings, 2):
-        callers = [asyncio.create_task(load(queue, encode(pixels, "png"), stop)) for _ in range(4)]
+        image = encode(pixels, "png")
+        callers = [asyncio.create_task(load(queue, image, stop, jobs)) for _ in range(4)]
         async with asyncio.timeout(TIMEOUT_S):
             while len(await queue.workers()) < 2:
                 await asyncio.sleep(0.05)
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(versions_of(jobs)) < MIN_VERSIONS:
+            assert time.monotonic() < end + TIMEOUT_S, versions_of(jobs)
             num_published += 1
             folder = await asyncio.to_thread(write_version, tmp_path, num_published)
             await publisher.publish(folder)
             await asyncio.sleep(PAUSE_S)
         stop.set()
-        ids = [job_id for caller in callers for job_id in await caller]
+        await asyncio.gather(*callers)
         last = f"1.{num_published}.0"
         async with asyncio.timeout(TIMEOUT_S):  # every worker has come to the last one
             while {w.versions["derain"] for w in await queue.workers()} != {last}:
                 await asyncio.sleep(0.05)
-    jobs = [await queue.get(job_id) for job_id in ids]
-    versions = {job.versions["derain"] for job in jobs}
-    assert len(versions) >= 3, (versions, num_published)
+    versions = versions_of(jobs)
     assert versions <= {"1.0.0", *(f"1.{number}.0" for number in range(1, num_published + 1))}
     engine = build_engine(store, BASE, "cpu", num_threads=1)
     for version in sorted(versions)[:6]:

@@ -54,8 +54,10 @@ class PluginStore:
 
     @property
     def versions(self) -> dict[str, str]:
-        """By name, of what was served last."""
-        return dict(self._current)
+        """By name, of what is served: as published, else as it was when it was last asked for."""
+        published = self._published
+        own = {name: version for name, version in self._current.items() if name not in published}
+        return own | {name: m.version for name, m in published.items() if m is not None}
 
     def load_all(self) -> None:
         """Load installed plugins while they fit, so that no request waits for a file."""
@@ -86,7 +88,6 @@ class PluginStore:
             else:
                 following[name] = manifest
         self._published = following
-        self._note_versions(following)
         return faults
 
     def get(self, name: str, version: str | None = None) -> Plugin:
@@ -125,13 +126,6 @@ class PluginStore:
         if version is None or served.version == version:
             return served
         return self._find(name, version) or served
-
-    def _note_versions(self, following: Mapping[str, PluginManifest | None]) -> None:
-        for name, manifest in following.items():
-            if manifest is None:
-                self._current.pop(name, None)
-            else:
-                self._current[name] = manifest.version
 
     def _served(self, name: str) -> PluginManifest:
         if name not in self._published:
