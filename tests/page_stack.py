@@ -42,8 +42,11 @@ FLAGS = [
 class PageService:
     """A running service that one test has to itself; `url` is the page's."""
 
-    def __init__(self, redis_url: str, store: Path, roles: tuple[str, ...]) -> None:
-        self._settings = (redis_url, store, roles)
+    def __init__(
+        self, redis_url: str, store: Path, roles: tuple[str, ...], **settings: object
+    ) -> None:
+        self._where, self._roles = (redis_url, store), roles
+        self._settings = {"heartbeat_s": HEARTBEAT_S, **settings}
         self._is_ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self.url = ""
@@ -69,13 +72,11 @@ class PageService:
         self._loop = asyncio.get_running_loop()
         self._stop, self._may_go_on = asyncio.Event(), asyncio.Event()
         self._may_go_on.set()
-        redis_url, store, roles = self._settings
         async with AsyncExitStack() as exits:
-            others = tuple(role for role in roles if role != "worker")
-            self.stack = await exits.enter_async_context(
-                serving(redis_url, store, others, heartbeat_s=HEARTBEAT_S)
-            )
-            if "worker" in roles:
+            others = tuple(role for role in self._roles if role != "worker")
+            serving_it = serving(*self._where, others, **self._settings)
+            self.stack = await exits.enter_async_context(serving_it)
+            if "worker" in self._roles:
                 worker = running_role(self.stack.queue, "worker", self._restore)
                 await exits.enter_async_context(worker)
             self.url = await exits.enter_async_context(listening(self.stack.app))
@@ -111,9 +112,12 @@ class PageService:
 
 @contextmanager
 def page_service(
-    redis_url: str, store: Path, roles: tuple[str, ...] = ("selector", "worker")
+    redis_url: str,
+    store: Path,
+    roles: tuple[str, ...] = ("selector", "worker"),
+    **settings: object,
 ) -> Iterator[PageService]:
-    service = PageService(redis_url, store, roles)
+    service = PageService(redis_url, store, roles, **settings)
     service.start()
     try:
         yield service

@@ -10,10 +10,19 @@ export class Problem extends Error {
   }
 }
 
+const MAX_RECONNECTS = 5;
+const RECONNECT_PAUSE_MS = 1000;
+const KEY = "diffplugin-key"; // kept for this tab alone
+
+/** The API key that every call is to carry, where the service asks for one. */
+export const useKey = (key) => sessionStorage.setItem(KEY, key);
+
 async function call(path, options = {}) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, headers });
   } catch {
     throw new Problem({
       title: "The service does not answer",
@@ -71,28 +80,48 @@ export const job = (id) => json(`/v1/edits/${id}`);
 export const cancel = (id) => json(`/v1/edits/${id}/cancel`, { method: "POST" });
 export const result = async (id) => (await call(`/v1/edits/${id}/result`)).blob();
 
-/** Call `onEvent` for everything that happens to a job; resolves with its last state. */
-export function watch(id, onEvent) {
-  return new Promise((resolve, reject) => {
-    const events = new EventSource(`/v1/edits/${id}/events`);
-    const end = (settle, value) => {
-      events.close();
-      settle(value);
-    };
-    const tell = (event) => onEvent(JSON.parse(event.data));
-    for (const kind of ["status", "progress", "preview"]) events.addEventListener(kind, tell);
-    events.addEventListener("done", () => end(resolve, job(id)));
-    events.addEventListener("error", () => {
-      // Otherwise it is about to connect again by itself, and resumes where it was.
-      if (events.readyState === EventSource.CLOSED) end(reject, lostConnection());
-    });
-  });
-}
-
-function lostConnection() {
-  return new Problem({
+/**
+ * Call `onEvent` for everything that happens to a job; resolves with its last state.
+ *
+ * Not an EventSource, which sends no key. A broken connection resumes after the last event.
+ */
+export async function watch(id, onEvent) {
+  let last = "";
+  for (let numBroken = 0; numBroken <= MAX_RECONNECTS; numBroken += 1) {
+    const headers = last ? { "Last-Event-ID": last } : {};
+    const answer = await call(`/v1/edits/${id}/events`, { headers });
+    if (answer.status === 204) return job(id);
+    try {
+      for await (const event of eventsOf(answer.body)) {
+        last = event.id;
+        numBroken = 0;
+        if (event.event === "done") return job(id);
+        onEvent(JSON.parse(event.data));
+      }
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // else the stream broke
+    }
+    await new Promise((resolve) => setTimeout(resolve, RECONNECT_PAUSE_MS));
+  }
+  throw new Problem({
     title: "The connection was lost",
     detail: "The service stopped telling about this edit. Try it again.",
     code: "unreachable",
   });
+}
+
+/** Server-sent events of a stream: {id, event, data}; comments are left out. */
+async function* eventsOf(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (text + value).split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split("\n").filter((line) => !line.startsWith(":"));
+      if (lines.length) yield Object.fromEntries(lines.map((line) => line.split(/: (.*)/s, 2)));
+    }
+  }
 }

@@ -192,7 +192,20 @@ function complain(error, focusOn = null) {
     ...(error.title ? [element("strong", {}, error.title)] : []),
     element("span", {}, error.message + retry),
   );
+  show(byId("key-field"), error.code === "unauthenticated");
   focusOn?.focus();
+}
+
+/** Take the key, and see whether it opens the door. */
+async function takeKey() {
+  api.useKey(byId("key").value.trim());
+  try {
+    plan.setPlugins(await api.plugins());
+    show(byId("key-field"), false);
+    complain(null);
+  } catch (error) {
+    complain(error);
+  }
 }
 
 const tell = (text) => (byId("live").textContent = text);
@@ -217,10 +230,11 @@ async function checkHealth() {
 acceptPhotos(takePhoto);
 byId("make-plan").addEventListener("click", makePlan);
 byId("another").addEventListener("click", anotherSeed);
+byId("key").addEventListener("change", takeKey);
 byId("go-on").addEventListener("click", goOn);
 byId("panel").addEventListener("submit", (event) => {
   event.preventDefault();
-  restore();
+  if (document.activeElement !== byId("key")) restore(); // Enter there hands in the key
 });
 instruction.addEventListener("input", () => {
   isSentenceNewer = instruction.value.trim() !== "";
