@@ -83,15 +83,7 @@ class ConsumerSide(QueueConnection):
     async def show(self, claim: Claim, progress: Progress, preview: Preview) -> bool:
         """Publish a preview; False if the claim is lost or the job has ended."""
         job = changed(claim.job, progress=progress)
-        args = self._args(claim, job)
-        args[2] = event_of(job, "preview", preview)
-        args += [
-            job.id,
-            0,
-            *changed_fields(claim.job, job),
-        ]  # it moves to no stage, so it adds no work
-        with outages_named():
-            return bool(await self._update(self._keys(claim), args))
+        return await self._write(claim, job, "preview", preview=preview)
 
     async def save(self, claim: Claim, checkpoint: Checkpoint) -> bool:
         """Keep what is finished of a job for its next attempt; False if the claim is lost."""
@@ -188,13 +180,20 @@ class ConsumerSide(QueueConnection):
         return await self._end(claim, job, letter=letter.model_dump_json())
 
     async def _write(
-        self, claim: Claim, job: Job, kind: EventKind, moves_to: Stage | None = None
+        self,
+        claim: Claim,
+        job: Job,
+        kind: EventKind,
+        moves_to: Stage | None = None,
+        preview: Preview | None = None,
     ) -> bool:
         """Write what differs between claim.job and `job`, if the claim still holds."""
         moves = [self._stream(moves_to, job), self.key("load")] if moves_to else []
         num_tasks = len(job.plan.runnable) if job.plan else 0
         args = [*self._args(claim, job, kind), job.id, num_tasks]
         args += changed_fields(claim.job, job)
+        if preview is not None:
+            args[2] = event_of(job, kind, preview)
         with outages_named():
             return bool(await self._update(self._keys(claim) + moves, args))
 

@@ -67,10 +67,11 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Stack]:
     """An app with queue keys and a plugins_store of its own."""
-    write_manifests(store)
+    if settings.setdefault("plugins_store", store) == store:
+        write_manifests(store)
     settings.setdefault("heartbeat_s", 60.0)  # the fake roles report once
     settings.setdefault("key_prefix", f"test-{uuid.uuid4().hex[:8]}")
-    checked = Settings(redis_url=redis_url, plugins_store=store, grpc_port=0, **settings)
+    checked = Settings(redis_url=redis_url, grpc_port=0, **settings)
     app = create_app(checked)
     async with AsyncExitStack() as exits:
         await exits.enter_async_context(app.router.lifespan_context(app))

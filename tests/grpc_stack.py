@@ -29,6 +29,15 @@ async def serving_both(
             yield stack, channel
 
 
+@asynccontextmanager
+async def serving_on(redis_url: str, store: Path, **settings: Any) -> AsyncIterator[str]:
+    """The address of the stack's gRPC server."""
+    async with serving(redis_url, store, **settings) as stack:
+        edge = Edge(stack.app.state.metrics, stack.app.state.guard)
+        async with serving_grpc(stack.intake, edge, stack.settings, port=0) as port:
+            yield f"127.0.0.1:{port}"
+
+
 def channel_to(port: int) -> grpc.aio.Channel:
     # A proxy of the environment must not stand between two ends of the loopback.
     options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", 2**26)]

@@ -27,7 +27,8 @@ CHECKS = [
 
 @pytest.fixture
 async def stack(redis_url: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with serving(redis_url, tmp_path) as stack:
+    # The fake roles report once, and the long form takes minutes.
+    async with serving(redis_url, tmp_path, heartbeat_s=1000.0) as stack:
         yield stack
 
 
