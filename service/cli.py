@@ -7,29 +7,21 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any
 
 import typer
 
 from service import errors
+from service.cli_edit import edit, limits_of, sentence
 from service.cli_evaluation import evaluate_app
 from service.cli_jobs import jobs_app, workers
 from service.cli_keys import keys_app
 from service.cli_models import models_app
 from service.cli_plugins import plugins_app
-from service.cli_settings import check_installed, read_settings, read_store_settings
+from service.cli_settings import read_settings, read_store_settings
 from service.cli_training import train_app
 from service.images import (
-    LOSSY,
-    MEDIA_TYPES,
-    ImageLimits,
-    Output,
-    OutputFormat,
     decode,
-    media_type,
-    read_mask,
-    read_photo,
-    write_photo,
 )
 from service.jobs import EditRequest, Plan
 from service.logs import setup_logging
@@ -48,6 +40,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.command("workers")(workers)
+app.command("edit")(edit)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -93,52 +86,6 @@ def worker() -> None:
 
 
 @app.command()
-def edit(
-    picture: Picture,
-    instruction: Annotated[str, typer.Argument(help='E.g. "remove the rain".')] = "",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Default: NAME_edit.png.")] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(help="Run this plugin; repeat it for a sequence.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps per task.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
-    mask: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="Edit only where this picture is white."),
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of .jpg, .webp and .avif.")
-    ] = None,
-    metadata: Annotated[
-        Literal["keep", "strip"], typer.Option(help="EXIF, XMP and IPTC of the picture.")
-    ] = "keep",
-    base: Base = None,
-    server: Server = None,
-) -> None:
-    """Edit a picture, here or by a running service."""
-    out = out or picture.with_name(f"{picture.stem}_edit.png")
-    request = EditRequest(
-        instruction=instruction,
-        plugins=tuple(plugin) if plugin else None,
-        steps=steps,
-        seed=seed,
-        output_format=_output_format(out),
-        output_quality=quality,
-        metadata=metadata,
-    )
-    if quality is not None and request.output_format not in LOSSY:
-        raise errors.InvalidRequest(f"{out}: --quality is of .jpg, .webp and .avif")
-    if not plugin and not instruction.strip():
-        raise errors.InvalidRequest("say what to do, e.g. 'remove the rain', or name a --plugin")
-    files = picture.read_bytes(), mask.read_bytes() if mask else b""
-    result = (
-        _edit_remotely(server, *files, request) if server else _edit_here(base, *files, request)
-    )
-    out.write_bytes(result)
-    print(f"wrote {out}")
-
-
-@app.command()
 def plan(
     picture: Picture,
     instruction: Instruction,
@@ -153,11 +100,11 @@ def plan(
         with Client(server, api_key=read_settings().api_key) as client:
             found = client.plan(picture, instruction)
     else:
-        from service.local_edit import plan_picture
+        from service.local_edit import LocalEditor
 
         settings = read_store_settings(base=base)
-        pixels = decode(picture.read_bytes(), _limits(settings))
-        found = plan_picture(settings, pixels, EditRequest(instruction=instruction))
+        pixels = decode(picture.read_bytes(), limits_of(settings))
+        found = LocalEditor(settings).plan(pixels, EditRequest(instruction=instruction))
     print(json.dumps(found.model_dump(mode="json")) if as_json else format_scores(found))
 
 
@@ -171,7 +118,7 @@ def format_scores(plan: Plan) -> str:
         lines.append(f"{name:<12} {score:>6.3f}  {place}".rstrip())
     if plan.threshold is not None:
         lines.append(f"threshold    {plan.threshold:>6.3f}")
-    return "\n".join([*lines, _sentence(plan)])
+    return "\n".join([*lines, sentence(plan)])
 
 
 def main() -> None:
@@ -210,67 +157,6 @@ def _role_settings() -> Settings:
             "`diffplugin serve` starts everything on one machine"
         )
     return settings
-
-
-def _edit_here(base: str | None, data: bytes, mask: bytes, request: EditRequest) -> bytes:
-    from service.local_edit import edit_picture, plan_picture
-
-    settings = read_store_settings(base=base)
-    photo = read_photo(data, _limits(settings))
-    weights = read_mask(mask, _limits(settings), photo.shape)
-    check_installed(settings, request.plugins or ())
-    plan = plan_picture(settings, photo.pixels, request)
-    print(_sentence(plan))
-    if plan.runnable:
-        restored = edit_picture(settings, photo.pixels, plan, request.steps, request.seed)
-    elif media_type(data) == MEDIA_TYPES[request.output_format]:
-        return data
-    else:
-        restored = photo.unchanged
-    return write_photo(photo, restored, Output.of(request), plan.runnable, weights)
-
-
-def _edit_remotely(server: str, data: bytes, mask: bytes, request: EditRequest) -> bytes:
-    from service.client import Client
-
-    settings = read_settings()
-    with Client(server, settings.request_timeout_s, api_key=settings.api_key) as client:
-        options = request.model_dump(include={"seed", "output_format", "output_quality"})
-        options |= request.model_dump(include={"metadata", "strength"})
-        if request.steps is not None:
-            options["steps"] = request.steps
-        result = client.edit(data, request.instruction, request.plugins, mask or None, **options)
-    print(_sentence(result.plan))
-    return result.image
-
-
-def _sentence(plan: Plan) -> str:
-    """The plan in one line."""
-    steps = [
-        f"{task.plugin}{'' if task.score is None else f' ({task.score:.2f})'}"
-        for task in plan.tasks
-        if task.installed
-    ]
-    missing = [task.plugin for task in plan.tasks if not task.installed]
-    line = f"plan: {' -> '.join(steps)}" if steps else "plan: nothing to run, the picture stays"
-    return f"{line}; not installed: {', '.join(missing)}" if missing else line
-
-
-def _output_format(path: Path) -> OutputFormat:
-    """By the file's suffix; checked before the work, like its folder."""
-    name = path.suffix.lower().removeprefix(".")
-    name = {"jpg": "jpeg", "tif": "tiff"}.get(name, name)
-    if name not in get_args(OutputFormat):
-        raise errors.InvalidRequest(
-            f"{path}: end the output's name in .png, .jpg, .webp, .avif or .tif"
-        )
-    if not path.parent.is_dir():
-        raise errors.InvalidRequest(f"{path}: the folder {path.parent} is not there")
-    return cast(OutputFormat, name)
-
-
-def _limits(settings: Settings) -> ImageLimits:
-    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side)
 
 
 if __name__ == "__main__":

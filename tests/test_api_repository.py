@@ -97,6 +97,18 @@ async def test_what_is_not_there_is_refused(admin: Admin, path: str, body: Any, 
     assert answer.json()["code"] == code
 
 
+async def test_a_plugin_is_a_model_of_the_open_inference_protocol(admin: Admin) -> None:
+    client = admin.stack.client
+    await admin.serve_as_worker(derain="1.0.0")
+    metadata = (await client.get("/v2/models/derain")).json()
+    assert (metadata["name"], metadata["versions"]) == ("derain", ["1.0.0"])
+    assert metadata["inputs"][0] == {"name": "image", "datatype": "BYTES", "shape": [1]}
+    for name, is_ready in (("derain", True), ("lowlight", False)):
+        answer = (await client.get(f"/v2/models/{name}/ready")).json()
+        assert answer == {"name": name, "ready": is_ready}
+    assert (await client.get("/v2/models/decloud")).json()["code"] == "unknown_plugin"
+
+
 async def test_nobody_administrates_without_an_admin_key(
     admin: Admin, redis_url: str, tmp_path: Path
 ) -> None:

@@ -96,6 +96,26 @@ def test_edit_writes_a_picture_of_the_same_size_without_a_server(
         assert (restored.format, restored.size) == ("JPEG", (64, 48))
 
 
+def test_edit_takes_a_folder_and_loads_the_models_once(
+    store: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "restored"
+    folder.mkdir()
+    for name in ("one.png", "two.png"):
+        shutil.copy(picture, folder / name)
+    (folder / "broken.png").write_bytes(b"text")
+    arguments = ["edit", str(folder), "--plugin", "derain", "-o", str(out), "--format", "webp"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1, result.output
+    assert "2 edited, 0 there already, 1 failed" in result.stdout
+    assert "broken.png: the file is not an image" in result.stdout
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["one.png.webp", "two.png.webp"]
+    (folder / "broken.png").unlink()
+    again = CliRunner().invoke(app, arguments)
+    assert (again.exit_code, "0 edited, 2 there already" in again.stdout) == (0, True)
+
+
 def test_edit_keeps_what_the_mask_leaves_black_and_writes_other_formats(
     store: Path, picture: Path, tmp_path: Path
 ) -> None:

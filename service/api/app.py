@@ -9,7 +9,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from service import __version__
-from service.api import docs_page, events, openai_images, operations, page, repository, routes
+from service.api import (
+    docs_page,
+    events,
+    kserve,
+    openai_images,
+    operations,
+    page,
+    repository,
+    routes,
+)
 from service.api.admission import EarlyDoor
 from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
@@ -80,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(openai_images.router)
     app.include_router(operations.router)
     app.include_router(page.router)
+    app.include_router(kserve.router)
     app.include_router(repository.router)
     app.include_router(docs_page.router)
     serve_openapi(app)

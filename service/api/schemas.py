@@ -232,3 +232,28 @@ class ServerMetadata(Record):
     name: str = "diffplugin-serve"
     version: str
     extensions: tuple[str, ...] = ()
+
+
+class TensorMetadata(Record):
+    """Of the Open Inference Protocol."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(Record):
+    """GET /v2/models/{name}."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+class ModelReadiness(Record):
+    """GET /v2/models/{name}/ready."""
+
+    name: str
+    ready: bool
