@@ -12,7 +12,7 @@ from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone
 from service.images import Pixels, UnitPixels
 from service.jobs import EditRequest, Plan, PlannedTask, Progress
-from service.selector.planner import Planner, load_planner
+from service.selector.planner import Planning, load_planner
 from service.settings import Settings
 
 EDIT_ID = "local"
@@ -48,7 +48,7 @@ class LocalEditor:
         raise AssertionError("the engine ended without the edit. This is a bug.")
 
     @cached_property
-    def _planner(self) -> Planner:
+    def _planner(self) -> Planning:
         settings = self._settings
         return load_planner(settings.plugins_store, settings.base, settings.device)
 

@@ -16,9 +16,17 @@ from schemathesis import checks
 
 from tests.api_stack import Stack, listening, serving
 
+
+def is_no_server_error(context: Any, answer: Any, case: schemathesis.Case) -> None:
+    """Late is no error of the server if the request itself brought a `timeout`."""
+    brought = isinstance(case.body, dict) and "timeout" in case.body
+    if not (answer.status_code == 504 and brought):
+        checks.not_a_server_error(context, answer, case)
+
+
 # No 5xx; a status and a media type of the document; a body of its schema.
 CHECKS = [
-    checks.not_a_server_error,
+    is_no_server_error,
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_schema_conformance,
@@ -110,6 +118,6 @@ async def test_requests_made_from_the_document_are_answered_as_it_says(stack: St
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 async def test_two_thousand_requests_made_from_the_document(stack: Stack) -> None:
-    num_sent = await fuzz(stack, 250)
+    num_sent = await fuzz(stack, 200)
     print(f"\n{num_sent} requests were sent")
     assert num_sent >= 2000
