@@ -57,6 +57,7 @@ def test_every_kind_of_example_is_there() -> None:
     assert len(EXAMPLES) >= 10
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
 async def test_example_runs(served: Served, language: str, code: str) -> None:
     here = code.replace("http://127.0.0.1:8000", served.http)
@@ -69,9 +70,10 @@ async def test_example_runs(served: Served, language: str, code: str) -> None:
             ["bash", "-eu", "-o", "pipefail", "-c", here],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=280,
         )
         assert done.returncode == 0, done.stderr
     for name in ("restored.png", "later.png", "out.png"):
         if name in code:
-            assert Image.open(name).size == (48, 32)
+            with Image.open(name) as picture:
+                assert picture.size == (48, 32)
