@@ -22,7 +22,11 @@ from service.jobs import Job
 router = APIRouter()
 
 
-@router.post("/v1/images/edits", openapi_extra=openai_form_of(ImageEdit))
+@router.post(
+    "/v1/images/edits",
+    responses={200: {"content": {MEDIA_TYPE: {}}}},  # with `stream`
+    openapi_extra=openai_form_of(ImageEdit),
+)
 async def edit_image(request: Request) -> Response:
     """OpenAI's image edit: `prompt` is the instruction; n edits differ in their seed."""
     intake: Intake = request.app.state.intake
