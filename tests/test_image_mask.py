@@ -1,5 +1,7 @@
 """Masks: what is black stays bit-exact, what is white is edited, the edge between is soft."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,3 +77,17 @@ def test_a_mask_that_edits_nothing_is_refused() -> None:
 def test_a_broken_mask_is_a_client_error() -> None:
     with pytest.raises(ClientError):
         read_mask(encode_mask(WHITE_LEFT)[:60], LIMITS, (20, 24))
+
+
+def test_a_result_in_another_size_takes_the_photo_its_alpha_and_the_mask_along() -> None:
+    """The reference preset answers in the network's size."""
+    rgba = np.full((40, 60, 4), (200, 100, 50, 255), np.uint8)
+    rgba[:, 30:, 3] = 0
+    photo = read_photo(file_of(Image.fromarray(rgba), "PNG"), LIMITS)
+    mask = np.zeros((40, 60), np.float32)
+    mask[:20] = 1
+    data = write_photo(photo, np.zeros((20, 30, 3), np.float32), mask=mask)
+    result = np.asarray(Image.open(io.BytesIO(data)))
+    assert result.shape == (20, 30, 4)
+    assert (result[2, :, :3] == 0).all() and (result[-2, :, :3] == (200, 100, 50)).all()
+    assert (result[:, 2, 3] == 255).all() and (result[:, -2, 3] == 0).all()

@@ -70,7 +70,7 @@ def test_plans_come_from_the_released_selector_and_plugins_tell_their_licence(
     client: httpx.Client,
 ) -> None:
     files = {"image": ("photo.png", encode(np.zeros((40, 40, 3), np.uint8), "png"), "image/png")}
-    plan = client.post("/v1/plan", files=files, data={"instruction": "remove the rain"}).json()
-    assert set(plan["scores"]) == {"derain", "lowlight", "null"}
+    plan = client.post("/v1/plan", files=files, data={"instruction": "remove the rain"})
+    assert set(plan.json()["plan"]["scores"]) == {"derain", "lowlight", "null"}
     listed = client.get("/v1/plugins").json()["plugins"]
     assert {plugin["licence"] for plugin in listed} == {LICENCE}
