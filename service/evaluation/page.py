@@ -108,7 +108,10 @@ def bars(
     for number, ((name, values), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         places = [index + (number - (len(series) - 1) / 2) * width for index in range(len(groups))]
         axes.bar(places, values, width, label=name, color=colour)
-    axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 7 else 25)
+    few = len(groups) < 7
+    axes.set_xticks(
+        range(len(groups)), groups, rotation=0 if few else 25, ha="center" if few else "right"
+    )
     axes.set_ylabel(unit)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
@@ -127,11 +130,12 @@ def _svg(figure: Figure, caption: str) -> str:
 
 
 def _best_row(rows: Sequence[Sequence[object]], column: int, largest: bool) -> int | None:
-    values = [
-        (float(row[column]), index)  # type: ignore[arg-type]
-        for index, row in enumerate(rows)
-        if isinstance(row[column], (int, float))
-    ]
+    values = []
+    for index, row in enumerate(rows):
+        try:
+            values.append((float(str(row[column])), index))
+        except ValueError:  # text, or nothing: no candidate
+            continue
     return (max if largest else min)(values)[1] if values else None
 
 

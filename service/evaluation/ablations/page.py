@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from service.evaluation.ablations.run import FULL, RECONSTRUCTION, REGRESSION
-from service.evaluation.page import heading, paragraph, photo, table, write_page
+from service.evaluation.page import bars, heading, paragraph, photo, table, write_page
 from service.evaluation.sheet import Section, draw_section
 
 TILE_PX = 150
@@ -84,6 +84,9 @@ def _task(
         heading(f"{task}: rivals"),
         paragraph(_verdict([(str(row[0]), row[1]) for row in rivals], FULL)),
         table("Trained on the same crops where they train.", columns, [start, *rivals], best),
+        bars(
+            "PSNR of every variant", list(rows), {"PSNR": [r["psnr"] for r in rows.values()]}, "dB"
+        ),
     ]
 
 
@@ -117,7 +120,7 @@ def _places(rows: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]
 
 
 def _metrics(values: dict[str, Any]) -> list[object]:
-    return [round(values["psnr"], 2), round(values["ssim"], 3), round(values["gmsd"], 4)]
+    return [f"{values['psnr']:.2f}", f"{values['ssim']:.3f}", f"{values['gmsd']:.3f}"]
 
 
 def _cells(row: dict[str, Any]) -> list[object]:
@@ -125,4 +128,4 @@ def _cells(row: dict[str, Any]) -> list[object]:
 
 
 def _paper(values: tuple[float, float] | None) -> list[object]:
-    return list(values) if values else [None, None]
+    return [f"{value:.2f}" for value in values] if values else [None, None]

@@ -230,7 +230,12 @@ def _fit(
         return DataLoader(dataset, recipe.batch_size)
 
     settings = loop.LoopSettings(
-        steps, recipe.lr, warmup=min(30, steps), ema_decay=0.99, mixed_precision="no"
+        steps,
+        recipe.lr,
+        warmup=min(30, steps),
+        ema_decay=0.99,
+        mixed_precision="no",
+        checkpoint_every=50,
     )
     loop.run(model, open_batches, settings, run_dir, lambda model, path: None)
 
