@@ -149,7 +149,7 @@ async def test_a_late_job_leaves_the_engine_in_the_middle_of_its_steps(whole: Wh
     assert len(whole.added) == 1
     await is_gone(whole)
     job = await the_job(whole)
-    assert job.progress.step < 1000
+    assert job.progress is None or job.progress.step < 1000  # none was told if it was late early
     assert job.status in (JobStatus.EXPIRED, JobStatus.CANCELED)
 
 
