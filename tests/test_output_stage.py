@@ -1,8 +1,10 @@
 """The output stage: a fresh one changes nothing, and any size goes."""
 
+import numpy as np
 import pytest
 import torch
 
+from service.engine.large_refine import refine_large
 from service.models.output_stage import OutputStage
 from service.models.tone import Tone, transform
 from service.plugin_manifest import OutputStageConfig
@@ -68,3 +70,20 @@ def test_a_stage_with_noise_makes_something_else_of_other_noise() -> None:
     images, noise, other = torch.randn(3, 1, 3, 32, 32)
     assert torch.equal(stage(images, images, noise), stage(images, images, noise))
     assert not torch.allclose(stage(images, images, noise), stage(images, images, other), atol=1e-3)
+
+
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_large_photo_is_refined_in_pieces_as_it_is_whole(noise: bool) -> None:
+    torch.manual_seed(0)
+    stage = OutputStage(OutputStageConfig(channels=(8, 8, 12, 12), noise=noise))
+    torch.nn.init.normal_(stage.conv_out.weight, std=0.1)
+    torch.nn.init.normal_(stage.tone.head.weight, std=0.1)
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
+    restored = torch.rand(3, 700, 1100) * 2 - 1
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    drawn = torch.randn(restored.shape, generator=torch.Generator().manual_seed(5))[None]
+    with torch.inference_mode():
+        whole = stage(images, restored[None], drawn if noise else None)[0]
+        pieces = refine_large(stage, pixels, restored, seed=5)
+    assert (whole - restored).abs().mean() > 0.1
+    assert torch.allclose(whole, pieces, atol=1e-4)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from service.engine.canvas import Canvas, Tile, tiles_of
 from service.engine.large_photo import LargePhoto, LargeTask, window_of
+from service.engine.large_refine import refine_large
 from service.engine.sampling import NoiseSchedule, update
 from service.engine.shifts import offsets
 from service.engine.tiles import Axis, cut
@@ -57,7 +58,7 @@ class TileRunner:
             stage = "finish_s"
             self._compose(task, task.canvas)
             task.view, task.step, task.canvas = task.view + 1, 0, None
-        restored = _finished(task) if task.is_done else None
+        restored = _finished(large, task, trajectory.edit.seed) if task.is_done else None
         trajectory.spend(stage, time.perf_counter() - began)
         return restored
 
@@ -140,6 +141,9 @@ def _add_clipped(target: Tensor, part: Tensor, top: int, left: int) -> None:
     target[:, rows, columns] += seen
 
 
-def _finished(task: LargeTask) -> UnitPixels:
-    image = task.views.div_(2).add_(0.5).permute(1, 2, 0).numpy()
+def _finished(large: LargePhoto, task: LargeTask, seed: int) -> UnitPixels:
+    views = task.views
+    if task.plugin.stage is not None:
+        views = refine_large(task.plugin.stage, large.pixels, views, seed)
+    image = views.div_(2).add_(0.5).permute(1, 2, 0).numpy()
     return take_tone(image, task.overview)

@@ -29,8 +29,8 @@ class Tone(nn.Module):
     def forward(self, images: Tensor, restored: Tensor) -> Tensor:
         """Whole photos (B, 3, H, W) in [-1, 1] -> the restored ones, transformed."""
         grid = self.coefficients(images, restored)
-        size = restored.shape[-2:]
-        full = F.interpolate(grid, size, mode="bilinear", align_corners=False)
+        height, width = restored.shape[-2:]
+        full = coefficients_at(grid, slice(0, height), slice(0, width), (height, width))
         return transform(full, images, restored)
 
     def coefficients(self, images: Tensor, restored: Tensor) -> Tensor:
@@ -41,6 +41,17 @@ class Tone(nn.Module):
         whole = F.leaky_relu(self.whole(hidden.mean((2, 3))), 0.1)[:, :, None, None]
         grid: Tensor = self.head(torch.cat([hidden, whole.expand_as(hidden)], 1))
         return grid
+
+
+def coefficients_at(grid: Tensor, rows: slice, columns: slice, size: tuple[int, int]) -> Tensor:
+    """The grid (B, C, n, n) of a photo of `size`, interpolated at a part of it: (B, C, h, w)."""
+
+    def centres(part: slice, side: int) -> Tensor:
+        return (torch.arange(part.start, part.stop).to(grid) + 0.5) * (2 / side) - 1
+
+    down, across = torch.meshgrid(centres(rows, size[0]), centres(columns, size[1]), indexing="ij")
+    places = torch.stack([across, down], -1).expand(len(grid), -1, -1, -1)
+    return F.grid_sample(grid, places, padding_mode="border", align_corners=False)
 
 
 def transform(coefficients: Tensor, images: Tensor, restored: Tensor) -> Tensor:
