@@ -119,11 +119,12 @@ async def settle(queue: JobQueue, num_keys: int | None) -> int:
 
 
 async def memory(queue: JobQueue) -> int:
-    """Of an idle Redis: the buffers of our connections are no cost of a job.
+    """Of an idle Redis: neither the buffers of our connections nor its log are a cost of a job.
 
     Redis shrinks its tables little by little, so this waits until nothing more is given back.
     """
     await queue.redis.connection_pool.disconnect()
+    await queue.redis.slowlog_reset()  # kept of slow commands, on a busy machine
     await queue.redis.memory_purge()
     least, give_up_at = sys.maxsize, time.monotonic() + QUIET_S
     while time.monotonic() < give_up_at:
