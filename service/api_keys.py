@@ -20,6 +20,7 @@ from service.jobs import Record
 Scope = Literal["edit", "admin"]
 
 PREFIX = "dp_"  # so that scanners of repositories can find a key that was committed
+MIN_GIVEN_CHARS = 32  # shorter ones could be guessed from their hash
 
 
 class ApiKey(Record):
@@ -62,6 +63,16 @@ class KeyFile:
     def create(self, name: str, scopes: tuple[Scope, ...], per_minute: int = 0) -> str:
         """Add a key and return it; nobody can tell it again."""
         key = PREFIX + secrets.token_urlsafe(32)
+        self.add(key, name, scopes, per_minute)
+        return key
+
+    def add(self, key: str, name: str, scopes: tuple[Scope, ...], per_minute: int = 0) -> None:
+        """Add a key that was made elsewhere. InvalidRequest if it is short or its name is taken."""
+        if len(key) < MIN_GIVEN_CHARS:
+            raise InvalidRequest(
+                f"the key has {len(key)} characters and needs at least {MIN_GIVEN_CHARS} random "
+                "ones, e.g. the output of: openssl rand -hex 32"
+            )
         values = {"name": name, "sha256": _digest(key), "scopes": scopes}
         try:
             entry = ApiKey.model_validate(
@@ -74,7 +85,6 @@ class KeyFile:
         if any(known.name == name for known in self.all()):
             raise InvalidRequest(f"there is a key {name!r} already; remove it first")
         self._write((*self.all(), entry))
-        return key
 
     def remove(self, name: str) -> None:
         kept = tuple(entry for entry in self.all() if entry.name != name)

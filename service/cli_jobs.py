@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from service.cli_queue import AsJson, RedisUrl, ask
+from service.consumer_names import is_of_this_host
 from service.jobs import Job, WorkerInfo
 from service.queue_letters import DeadLetters
 from service.queue_records import DeadLetter
@@ -53,9 +54,23 @@ def drop_dead(job_id: JobId, redis_url: RedisUrl = None) -> None:
     print(f"the dead letter of job {job_id} is dropped")
 
 
-def workers(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+def workers(
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Of this host; code 1 if none: a health check.")
+    ] = False,
+) -> None:
     """Live workers and selectors: what they run on, what they serve, how much room they have."""
     infos = ask(redis_url, lambda queue: queue.workers())
+    if here:
+        infos = [info for info in infos if is_of_this_host(info.name)]
+    _print_workers(infos, as_json)
+    if here and not infos:
+        raise typer.Exit(1)
+
+
+def _print_workers(infos: list[WorkerInfo], as_json: bool) -> None:
     if as_json:
         print(json.dumps([_plain(info) for info in infos], indent=2))
         return

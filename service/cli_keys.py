@@ -23,10 +23,16 @@ def create(
         list[str] | None, typer.Option(help="edit (default) or admin; repeat.")
     ] = None,
     per_minute: Annotated[int, typer.Option(min=0, help="Most edits and plans; 0: any.")] = 0,
+    given: Annotated[bool, typer.Option(help="Add the key in DIFFPLUGIN_API_KEY.")] = False,
     file: File = None,
 ) -> None:
     """Print a new key. It is not kept: only its hash is."""
-    print(_key_file(file).create(name, _scopes(scope or ["edit"]), per_minute))
+    keys, scopes = _key_file(file), _scopes(scope or ["edit"])
+    if given:
+        keys.add(read_settings().api_key, name, scopes, per_minute)
+        print(f"the key {name} is added")
+    else:
+        print(keys.create(name, scopes, per_minute))
 
 
 @keys_app.command("list")

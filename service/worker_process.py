@@ -1,10 +1,8 @@
 """The worker as a process: load the base and its plugins, serve a queue until SIGTERM."""
 
 import asyncio
-import os
-import socket
-import uuid
 
+from service.consumer_names import consumer_name
 from service.engine.engine import Engine, build_engine
 from service.errors import QueueUnavailable
 from service.images import ImageLimits
@@ -52,7 +50,7 @@ async def serve_engine(engine: Engine, settings: Settings) -> None:
 
 def _worker_settings(settings: Settings, backbone: str, device: str) -> WorkerSettings:
     return WorkerSettings(
-        name=f"worker-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+        name=consumer_name("worker"),
         backbone=backbone,
         device=device,
         limits=ImageLimits(

@@ -78,6 +78,18 @@ def test_the_command_line_looks_after_keys(file: Path) -> None:
     assert isinstance(wrong.exception, errors.InvalidRequest)
 
 
+def test_a_key_may_come_from_the_environment_if_it_is_long(file: Path) -> None:
+    add = ["keys", "create", "compose", "--given", "--file", str(file)]
+    for key in ("", "password"):
+        refused = CliRunner().invoke(cli, add, env={"DIFFPLUGIN_API_KEY": key})
+        assert isinstance(refused.exception, errors.InvalidRequest)
+    assert KeyFile(file).all() == ()
+    key = "0123456789abcdef" * 4
+    said = CliRunner().invoke(cli, add, env={"DIFFPLUGIN_API_KEY": key}).stdout
+    found = KeyFile(file).find(key)
+    assert found is not None and found.scopes == ("edit",) and key not in said
+
+
 def headers_of(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from service.cli import main
+from service.consumer_names import consumer_name
 from service.errors import JobNotFound
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import (
@@ -167,6 +168,22 @@ def test_workers_lists_who_is_alive(
     assert (code, out) == (0, "w1  worker  nano on cpu  3 free  plugins: derain\n")
     listed = json.loads(run(capsys, monkeypatch, "workers", "--json", "--redis-url", redis_url)[1])
     assert listed[0]["free_slots"] == 3
+
+
+def test_workers_here_is_a_health_check(
+    redis_url: str,
+    queue_settings: QueueSettings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    elsewhere = WorkerInfo(name="worker-other-host-7-abcdef", role="worker")
+    _in_loop(redis_url, queue_settings, lambda queue: queue.heartbeat(elsewhere))
+    here = ("workers", "--here", "--redis-url", redis_url)
+    assert run(capsys, monkeypatch, *here)[:2] == (1, "nobody is alive\n")
+    info = WorkerInfo(name=consumer_name("worker"), role="worker")
+    _in_loop(redis_url, queue_settings, lambda queue: queue.heartbeat(info))
+    code, out, _ = run(capsys, monkeypatch, *here)
+    assert code == 0 and out.startswith(info.name) and "other-host" not in out
 
 
 @pytest.mark.parametrize(

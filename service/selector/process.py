@@ -6,13 +6,11 @@ One job's failure fails that job alone. SIGTERM: no new claims, the job at hand 
 import asyncio
 import contextlib
 import logging
-import os
-import socket
 import time
-import uuid
 
 import torch
 
+from service.consumer_names import consumer_name
 from service.errors import DiffPluginError, EditFailed, QueueUnavailable
 from service.images import ImageLimits, Pixels, decode, media_type
 from service.job_queue import Claim, JobQueue, QueueSettings, Stage
@@ -59,7 +57,7 @@ class SelectorProcess:
         tracer: Tracer | None = None,
     ) -> None:
         self.metrics, self._tracer = EngineMetrics(), tracer or Tracer()
-        self.name = f"selector-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self.name = consumer_name("selector")
         self._queue, self._planner, self._settings = queue, planner, settings
         self._fleet = FleetPlugins(queue, settings.base)
         self._claims: list[Claim] = []
