@@ -203,6 +203,15 @@ def test_commands_are_those_of_the_command_line() -> None:
     for container in containers().values():
         commands += [container["args"]] if "args" in container else []
         commands += [probe["exec"]["command"] for probe in probes(container) if "exec" in probe]
+    checks = [
+        found["healthcheck"]["test"]
+        for found in services(COMPOSE, CPU).values()
+        if "build" in found
+    ]
+    commands += [check[1:] for check in checks if "diffplugin" in check]
+    in_image = re.search(r'CMD (\["diffplugin", "workers".*\])', (ROOT / "Dockerfile").read_text())
+    assert in_image is not None
+    commands += [yaml.safe_load(in_image[1])]
     shell = services(COMPOSE)["api"]["command"][2]
     commands += [shlex.split(part.replace("exec ", "")) for part in shell.split("&&")]
     assert len(commands) > 8
