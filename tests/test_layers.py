@@ -14,6 +14,7 @@ LAYERS = {
     "service": 0,  # __version__
     "service.errors": 0,
     "service.settings": 0,
+    "service.consumer_names": 0,
     "service.signals": 0,
     "service.jobs": 1,
     "service.api_keys": 1,
