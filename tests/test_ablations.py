@@ -155,7 +155,7 @@ def test_heads_learn_which_sentence_asks_for_which_plugin() -> None:
     untrained = _measure(heads, corpus.part(0, 120), corpus.part(120, 240))["single"]
     _train(heads.train(), corpus, recipe, 7)
     trained = _measure(heads, corpus.part(0, 120), corpus.part(120, 240))
-    assert trained["single"] == 1.0 > untrained
+    assert trained["single"] > 0.9 > untrained
     assert trained["multi"] != trained["multi"], "nothing of that kind was tested"
     for has_visual, has_text in ((False, True), (True, False)):
         _train(Heads(corpus, 8, has_visual, has_text), corpus, HeadsRecipe(steps=2), 3)

@@ -142,7 +142,7 @@ async def test_a_call_of_50_ms_is_late_and_leaves_nothing_behind(whole: Whole) -
 
 
 async def test_a_late_job_leaves_the_engine_in_the_middle_of_its_steps(whole: Whole) -> None:
-    request = pb.EditRequest(image=photo(160, 120), plugins=["derain"], steps=1000)
+    request = pb.EditRequest(image=photo(600, 480), plugins=["derain"], steps=1000)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await whole.stub.Edit(request, timeout=4.0)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

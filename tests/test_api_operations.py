@@ -97,6 +97,8 @@ async def test_openapi_tells_the_fields_of_the_form(stack: Stack) -> None:
         "previews",
         "strength",
         "timeout",
+        "webhook",
+        "webhook_events_filter",
     }
     assert "422" not in json.dumps(list(spec["paths"]["/v1/edit"]["post"]["responses"]))
 
