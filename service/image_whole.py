@@ -7,7 +7,7 @@ archive, a page, a script) is refused: what follows a picture is nobody's to car
 
 import struct
 
-from service.errors import InvalidImage, UnsupportedImageType
+from service.errors import InvalidImage
 
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
@@ -20,7 +20,7 @@ FOREIGN = (b"PK\x03\x04", b"PK\x05\x06", b"%PDF-", b"<html", b"<script", b"<?php
 
 
 def check_whole(data: bytes) -> None:
-    """InvalidImage if the file is cut off, UnsupportedImageType if it is more than a picture."""
+    """InvalidImage if the file is cut off, or more than a picture."""
     if data.startswith(PNG_START):
         end = _end_of_png(data)
         if data[end:].strip(b"\0\r\n "):
@@ -67,7 +67,7 @@ def _found_end(data: bytes, start: int) -> int:
     return end + len(JPEG_END)
 
 
-def _more_than_a_picture(kind: str) -> UnsupportedImageType:
-    return UnsupportedImageType(
+def _more_than_a_picture(kind: str) -> InvalidImage:
+    return InvalidImage(
         f"the file is a {kind} picture with something else appended to it; send the picture alone"
     )
