@@ -100,6 +100,9 @@ def train_plugin_command(
     stage_pairs: Annotated[
         int | None, typer.Option(min=1, help="Restored crops that the output stage learns from.")
     ] = None,
+    tone_steps: Annotated[
+        int | None, typer.Option(min=0, help="Of the output stage's tone, before the rest of it.")
+    ] = None,
     stage_from: Annotated[
         str | None, typer.Option(help="Plugin whose output stage is the start of this one's.")
     ] = None,
@@ -132,6 +135,7 @@ def train_plugin_command(
         lr=lr,
         stage_steps=stage_steps,
         stage_pairs=stage_pairs,
+        tone_steps=tone_steps,
         stage_from=stage_from,
         default_steps=default_steps,
         num_shifts=num_shifts,

@@ -301,7 +301,7 @@ def test_verify_accepts_whole_weights_and_finds_changed_ones(
 def test_a_plugin_is_trained_and_installed(store: Path, picture: Path, tmp_path: Path) -> None:
     arguments = ["--images", str(picture.parent), "--run-dir", str(tmp_path / "run")]
     arguments += ["--steps", "1", "--batch-size", "1", "--size", "32", "--version", "2.0.0"]
-    arguments += ["--stage-steps", "1", "--stage-pairs", "1"]
+    arguments += ["--stage-steps", "1", "--stage-pairs", "1", "--tone-steps", "1"]
     # accelerate keeps the precision of the first run of a process.
     arguments += ["--mixed-precision", "no"]
     result = CliRunner().invoke(app, ["train", "plugin", "lowlight", *arguments])

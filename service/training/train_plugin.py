@@ -72,6 +72,7 @@ class PluginRecipe:
     warmup: int = 50
     stage_steps: int = 1000
     stage_pairs: int = 800
+    tone_steps: int = 1000
     stage_from: str = ""
     default_steps: int = 1
     num_shifts: int = 2
@@ -125,7 +126,8 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             list(data.tasks),
             StageSettings(
                 recipe.stage_steps,
-                num_pairs=recipe.stage_pairs,
+                recipe.tone_steps,
+                recipe.stage_pairs,
                 num_steps=recipe.default_steps,
                 num_shifts=recipe.num_shifts,
                 seed=recipe.seed,
