@@ -1,10 +1,11 @@
 """Whether a file is one whole picture and nothing else: told from its bytes, no pixel decoded.
 
-PNG and JPEG, which nearly all pictures are. Damage inside of the compressed data, and of other
-formats, is found by whoever decodes. A file that is a picture and something else as well (an
-archive, a page, a script) is refused: what follows a picture is nobody's to carry on.
+A file that is a picture to one reader and a document, archive or script to another may be stored as
+the one and opened as the other; no photo is such a file by chance. Cut off are told PNG and JPEG,
+which nearly all pictures are; damage inside, and of other formats, is found by whoever decodes.
 """
 
+import re
 import struct
 
 from service.errors import InvalidImage
@@ -13,23 +14,53 @@ PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 STANDALONE = (0x01, *range(0xD0, 0xD9))  # JPEG markers without a length
 SCAN = 0xDA
-# How archives, documents, pages and programs are known; a picture's metadata may name such, so
-# only what lies outside of a picture counts.
-FOREIGN = (b"PK\x03\x04", b"PK\x05\x06", b"%PDF-", b"<html", b"<script", b"<?php", b"<!doctype",
-           b"Rar!", b"7z\xbc\xaf", b"\x7fELF", b"MZ\x90", b"#!/")  # fmt: skip
+
+PDF = b"%PDF-"
+PDF_REACH = 1024  # readers look for it that far
+HTML = re.compile(rb"<(?:!doctype\s+html|html|script|svg)\b", re.IGNORECASE)
+HTML_REACH = 4096  # browsers guess by less
+ANYWHERE = {b"<?php": "PHP", b"Rar!\x1a\x07": "RAR", b"7z\xbc\xaf\x27\x1c": "7z"}
+ZIP_END = b"PK\x05\x06"
+ZIP_END_BYTES = 22
+ZIP_REACH = ZIP_END_BYTES + 0xFFFF  # its end and the longest comment
+# How files begin that phones do not append to their JPEGs, as they do further pictures and films.
+FOREIGN = (b"PK\x03\x04", PDF, b"\x7fELF", b"MZ", b"#!")
 
 
 def check_whole(data: bytes) -> None:
-    """InvalidImage if the file is cut off, or more than a picture."""
+    """InvalidImage if the image file is cut off, or more than a picture."""
+    if (kind := _other_kind(data)) is not None:
+        raise InvalidImage(
+            f"the file is an image and {kind} at once; open it in an image editor and save it anew"
+        )
     if data.startswith(PNG_START):
-        end = _end_of_png(data)
-        if data[end:].strip(b"\0\r\n "):
+        if data[_end_of_png(data) :].strip(b"\0\r\n "):
             raise _more_than_a_picture("PNG")
     elif data.startswith(JPEG_START):
-        # Phones append further pictures and data of their own, so only what is foreign is refused.
-        tail = data[_end_of_jpeg(data) :].lower()
-        if any(start.lower() in tail for start in FOREIGN):
+        # A film is megabytes of anything, so only what comes first in it says what it is.
+        tail = data[_end_of_jpeg(data) :].lstrip(b"\0\r\n ")
+        if tail.startswith(FOREIGN) or HTML.match(tail):
             raise _more_than_a_picture("JPEG")
+
+
+def _other_kind(data: bytes) -> str | None:
+    """What the file is besides an image; None for what photos are."""
+    if PDF in data[:PDF_REACH]:
+        return "a PDF"
+    if HTML.search(data, 0, HTML_REACH):
+        return "HTML"
+    if _ends_as_zip(data):
+        return "a ZIP archive"
+    return next((name for mark, name in ANYWHERE.items() if mark in data), None)
+
+
+def _ends_as_zip(data: bytes) -> bool:
+    """The end record of an archive, followed by nothing but the comment that it announces."""
+    start = data.rfind(ZIP_END, max(0, len(data) - ZIP_REACH))
+    if start < 0 or len(data) - start < ZIP_END_BYTES:
+        return False
+    num_comment = int.from_bytes(data[start + 20 : start + ZIP_END_BYTES], "little")
+    return start + ZIP_END_BYTES + num_comment == len(data)
 
 
 def _end_of_png(data: bytes) -> int:

@@ -3,12 +3,13 @@
 import io
 import zipfile
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from service.errors import InvalidImage
+from service.errors import InvalidImage, UnsupportedImageType
 from service.image_whole import check_whole
-from service.images import ImageLimits, check_files
+from service.images import ImageLimits, check_files, read_photo
 from tests.test_image_fidelity import described_jpeg
 from tests.test_images import file_of, picture
 
@@ -20,6 +21,7 @@ def archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("run.sh", "echo")
+        file.comment = b"a comment"
     return buffer.getvalue()
 
 
@@ -45,7 +47,47 @@ def test_polyglots_are_refused(picture_file: bytes, rest: bytes) -> None:
 def test_what_phones_append_is_let_through() -> None:
     check_whole(JPEG + JPEG)  # a gain map
     check_whole(JPEG + b"\0\0SEFT")
+    film = b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(2**22) + b"MZ\x90#!/<html>"
+    check_whole(JPEG + film)
     check_whole(PNG + b"\0\0\0\n")
+
+
+def with_text(text: str) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", text)
+    return file_of(Image.fromarray(picture()), "PNG", pnginfo=info)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (with_text("%PDF-1.7"), "a PDF"),
+        (with_text("<SCRIPT>alert(1)</SCRIPT>"), "HTML"),
+        (with_text("<!DOCTYPE  html>"), "HTML"),
+        (PNG + archive(), "a ZIP archive"),
+        (PNG + b"<?php system($_GET[0]); ?>", "PHP"),
+        (JPEG + b"Rar!\x1a\x07\x01\x00", "RAR"),
+    ],
+)
+def test_a_polyglot_is_refused_by_its_kind(data: bytes, kind: str) -> None:
+    assert Image.open(io.BytesIO(data)).size == (40, 24)  # it is an image as well
+    with pytest.raises(InvalidImage, match=kind):
+        read_photo(data, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
+def test_a_picture_is_none(name: str) -> None:
+    check_whole(file_of(Image.fromarray(picture()), name))
+
+
+def test_bytes_that_only_look_like_the_end_of_an_archive_are_let_through() -> None:
+    check_whole(JPEG + b"PK\x05\x06" + bytes(100))
+    check_whole(JPEG + b"PK\x05\x06")
+
+
+def test_what_is_no_image_at_all_is_called_that() -> None:
+    with pytest.raises(UnsupportedImageType, match="not an image"):
+        read_photo(b"%PDF-1.7 and so on", LIMITS)
 
 
 def test_the_size_is_read_from_the_header_of_a_turned_picture() -> None:
