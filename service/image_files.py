@@ -8,6 +8,8 @@ from typing import Any, Literal
 from PIL import Image, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageType
+from service.image_heic import MEDIA_TYPE as HEIC_MEDIA_TYPE
+from service.image_heic import can_read_heic, is_heic, open_heic
 from service.image_whole import check_whole
 
 OutputFormat = Literal["png", "jpeg", "webp", "avif", "tiff"]
@@ -23,7 +25,6 @@ LOSSY = ("jpeg", "webp", "avif")  # those with a quality
 DEFAULT_QUALITY = 95
 MAX_SIDE = {"webp": 16383, "jpeg": 65500, "avif": 65536}
 READABLE = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF")
-HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftyphevc")
 # What Pillow raises on damaged files: its readers check little before they index and unpack.
 DAMAGE = (
     OSError, SyntaxError, ValueError, KeyError, IndexError, TypeError, OverflowError, EOFError,
@@ -60,25 +61,29 @@ def open_checked(data: bytes, limits: ImageLimits) -> Image.Image:
 
 def open_file(data: bytes) -> Image.Image:
     """Recognise a file by its content; its name and its declared type do not count."""
+    is_known = is_heic(data)
     try:
-        return Image.open(io.BytesIO(data), formats=READABLE)
+        return open_heic(data) if is_known else Image.open(io.BytesIO(data), formats=READABLE)
     except Image.DecompressionBombError as error:
         raise ImageTooLarge(f"the image has too many pixels: {error}") from error
     except (UnidentifiedImageError, *DAMAGE) as error:
-        kind = "HEIC, which is not" if data[4:12] in HEIC_STARTS else "not an image that can be"
-        names = ", ".join(READABLE)
-        raise UnsupportedImageType(f"the file is {kind} read; send one of {names}") from error
+        if is_known:
+            raise InvalidImage(f"the HEIC image is damaged or truncated: {error}") from error
+        names = ", ".join([*READABLE, *(["HEIC"] if can_read_heic() else [])])
+        raise UnsupportedImageType(
+            f"the file is not an image that can be read; send one of {names}"
+        ) from error
 
 
 def media_type(data: bytes) -> str:
     """Media type of a readable image file."""
-    return Image.MIME[format_of(open_file(data))]
+    return HEIC_MEDIA_TYPE if is_heic(data) else Image.MIME[format_of(open_file(data))]
 
 
 def format_of(image: Image.Image) -> str:
-    """Phones append a gain map to their JPEGs; Pillow calls such a file MPO."""
+    """Phones append a gain map to their JPEGs; Pillow calls such a file MPO, and HEIC HEIF."""
     name = image.format or ""
-    return "JPEG" if name == "MPO" else name
+    return {"MPO": "JPEG", "HEIF": "HEIC"}.get(name, name)
 
 
 def check_output(width: int, height: int, output_format: OutputFormat) -> None:
@@ -118,12 +123,14 @@ def _check_size(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _check_single(image: Image.Image) -> None:
-    """An animation would come back as its first frame, so it is refused."""
+    """An animation would come back as its first frame, so it is refused. Not so phones' files,
+    which have one picture that counts.
+    """
     try:
         num_frames = getattr(image, "n_frames", 1)
     except DAMAGE as error:
         raise InvalidImage(f"the {image.format} image is damaged: {error}") from error
-    if num_frames > 1 and format_of(image) != "JPEG":
+    if num_frames > 1 and format_of(image) not in ("JPEG", "HEIC"):
         raise UnsupportedImageType(
             f"the {image.format} file has {num_frames} frames or pages; send them one by one"
         )

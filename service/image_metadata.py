@@ -40,7 +40,7 @@ def read_metadata(image: Image.Image) -> Metadata:
 def save_options(metadata: Metadata, output_format: OutputFormat) -> dict[str, Any]:
     """Arguments of Pillow's save() that write `metadata` into a file of that format."""
     if output_format == "tiff":
-        return _tiff_options(metadata)
+        return {"exif": tiff_tags(metadata)}
     max_bytes = MAX_SEGMENT if output_format == "jpeg" else 2**31
     options: dict[str, Any] = {}
     if 0 < len(metadata.exif) <= max_bytes:
@@ -116,7 +116,7 @@ def _parsed(data: bytes) -> Image.Exif:
         return Image.Exif()
 
 
-def _tiff_options(metadata: Metadata) -> dict[str, Any]:
+def tiff_tags(metadata: Metadata) -> Image.Exif:
     """A TIFF's own tags are its EXIF."""
     exif = Image.Exif()
     if metadata.exif:
@@ -124,4 +124,4 @@ def _tiff_options(metadata: Metadata) -> dict[str, Any]:
     for tag, data in ((XMP_TAG, metadata.xmp), (IPTC_TAG, metadata.iptc)):
         if data:
             exif[tag] = data
-    return {"exif": exif}
+    return exif

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from service.errors import InvalidImage
+from service.image_16_bits import write_png_16, write_tiff_16
 from service.image_colour import ColourSpace, parse_profile, to_srgb_by_lcms
 from service.image_exif import orientation_of
 from service.image_files import (
@@ -30,8 +31,7 @@ from service.image_files import (
     save,
 )
 from service.image_mask import Weights, mask_at_size, read_mask
-from service.image_metadata import Metadata, read_metadata, save_options
-from service.image_png import write_png_16
+from service.image_metadata import Metadata, read_metadata, save_options, tiff_tags
 from service.image_samples import Samples, max_of, read_samples, resized, to_8_bits, to_depth
 from service.jobs import EditRequest
 
@@ -229,10 +229,9 @@ def _changed(photo: Photo, restored: UnitPixels, mask: Weights | None, strength:
 def _write(photo: Photo, output: Output) -> bytes:
     check_output(photo.shape[1], photo.shape[0], output.format)
     metadata = photo.metadata if output.metadata == "keep" else Metadata()
-    channels = photo.samples if photo.alpha is None else np.dstack([photo.samples, photo.alpha])
-    if output.format == "png" and channels.dtype == np.uint16:
-        return write_png_16(channels, photo.icc_profile, metadata.exif, metadata.xmp)
-    channels = to_8_bits(channels)
+    if photo.samples.dtype == np.uint16 and output.format in ("png", "tiff"):
+        return _write_16(photo, metadata, output.format)
+    channels = to_8_bits(_joined(photo))
     image = Image.fromarray(channels[..., 0] if channels.shape[-1] == 1 else channels)
     if output.format == "jpeg" and photo.alpha is not None:
         image = _on_white(image)
@@ -240,6 +239,19 @@ def _write(photo: Photo, output: Output) -> bytes:
     if photo.icc_profile:
         options["icc_profile"] = photo.icc_profile
     return save(image, output.format, output.quality or DEFAULT_QUALITY, **options)
+
+
+def _write_16(photo: Photo, metadata: Metadata, output_format: Literal["png", "tiff"]) -> bytes:
+    if output_format == "png":
+        return write_png_16(_joined(photo), photo.icc_profile, metadata.exif, metadata.xmp)
+    if photo.alpha is not None:
+        photo = photo.in_colour  # hardly anybody reads grey with alpha from a TIFF
+    return write_tiff_16(_joined(photo), tiff_tags(metadata), photo.icc_profile)
+
+
+def _joined(photo: Photo) -> Samples:
+    """Colours and alpha, (H, W, 1 to 4)."""
+    return photo.samples if photo.alpha is None else np.dstack([photo.samples, photo.alpha])
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from service.image_16_bits import write_png_16
 from service.image_colour import parse_profile
-from service.image_png import write_png_16
 from service.images import Output, decode, read_photo, write_photo
 from tests import icc_profiles
 from tests.test_image_fidelity import DEEP, LIMITS, brighter

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from service.errors import InvalidRequest, UnsupportedImageType
-from service.image_png import write_png_16
+from service.errors import InvalidImage, InvalidRequest, UnsupportedImageType
+from service.image_16_bits import write_png_16
 from service.images import (
     ImageLimits,
     Output,
@@ -258,8 +258,8 @@ def test_a_jpeg_with_a_second_picture_inside_is_a_jpeg() -> None:
     assert decode(data, LIMITS).shape == (24, 40, 3)
 
 
-def test_heic_is_refused_by_its_name() -> None:
-    with pytest.raises(UnsupportedImageType, match="HEIC, which is not read; send one of PNG"):
+def test_a_broken_heic_is_damaged_and_not_unknown() -> None:
+    with pytest.raises(InvalidImage, match="HEIC image is damaged"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), LIMITS)
 
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from service.errors import ClientError, InvalidRequest
+from service.image_16_bits import write_png_16
 from service.image_mask import feather
-from service.image_png import write_png_16
 from service.images import Output, read_mask, read_photo, write_photo
 from tests import icc_profiles
 from tests.test_image_fidelity import DEEP, LIMITS

@@ -17,7 +17,7 @@ from PIL import Image
 from service import errors
 from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone, TaskDone, Update
-from service.image_png import write_png_16
+from service.image_16_bits import write_png_16
 from service.images import ImageLimits, encode, read_photo
 from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, JobStatus, Plan, PlannedTask, Progress, Timings

@@ -16,7 +16,7 @@ from service.images import encode
 Schema = dict[str, Any]
 
 REF = "#/components/schemas/{model}"
-IMAGE = "PNG, JPEG, WebP, AVIF, TIFF or BMP."
+IMAGE = "PNG, JPEG, WebP, AVIF, TIFF or BMP; HEIC where pillow-heif is installed."
 MASK = "Of the image's size: white is edited, black stays."
 OPENAI_MASK = "PNG of the image's size: what is transparent (alpha 0) is edited."
 PREFER = "`respond-async`: answer at once with the job; `wait=10`: after ten seconds at the latest."

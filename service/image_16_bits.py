@@ -1,14 +1,17 @@
-"""Writes PNG files of 16 bits a channel, which Pillow cannot."""
+"""Writes PNG and TIFF files of 16 bits a channel, which Pillow cannot."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image, TiffImagePlugin
 
 from service.image_samples import Samples
 
 COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels
 XMP_KEYWORD = b"XML:com.adobe.xmp"
+ALPHA_APART = 2  # not premultiplied
 FILTER_UP = 2  # the one filter that is a single subtraction of whole arrays
 
 
@@ -27,6 +30,31 @@ def write_png_16(
         chunks.append(_chunk(b"iTXt", XMP_KEYWORD + bytes(5) + xmp))
     chunks += [_chunk(b"IDAT", zlib.compress(_filtered(samples), 1)), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def write_tiff_16(samples: Samples, tags: Image.Exif, icc_profile: bytes = b"") -> bytes:
+    """File of samples (H, W, 1, 3 or 4), not packed; `tags` say what it shows, not how."""
+    height, width, channels = samples.shape
+    directory = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
+    for tag, value in tags.items():
+        directory[tag] = tags.get_ifd(tag) or value
+    directory[TiffImagePlugin.IMAGEWIDTH] = width
+    directory[TiffImagePlugin.IMAGELENGTH] = directory[TiffImagePlugin.ROWSPERSTRIP] = height
+    directory[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
+    directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
+    directory[TiffImagePlugin.COMPRESSION] = 1
+    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels == 1 else 2
+    if channels == 4:
+        directory[TiffImagePlugin.EXTRASAMPLES] = ALPHA_APART
+    if icc_profile:
+        directory[TiffImagePlugin.ICCPROFILE] = icc_profile
+    data = samples.astype("<u2").tobytes()
+    directory[TiffImagePlugin.STRIPBYTECOUNTS] = len(data)
+    directory[TiffImagePlugin.STRIPOFFSETS] = 0  # behind the directory, which save() adds
+    buffer = io.BytesIO()
+    directory.save(buffer)
+    buffer.write(data)
+    return buffer.getvalue()
 
 
 def _filtered(samples: Samples) -> bytes:
