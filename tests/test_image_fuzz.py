@@ -1,20 +1,29 @@
 """Files broken in every way: reading ends in pixels or in a ClientError, never in anything else."""
 
+import json
 import random
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from service.errors import ClientError, ImageTooLarge, InvalidImage
-from service.image_png import write_png_16
+from service.image_16_bits import write_png_16
 from service.images import ImageLimits, Output, read_mask, read_photo, write_photo
 from tests import icc_profiles
 from tests.test_image_fidelity import DEEP, XMP, described_jpeg, exif_of
+from tests.test_image_formats import heic_of
 from tests.test_images import file_of, picture, png_with_header
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=100_000, min_side=1)
+MAX_GROWTH_BYTES = 64 * 2**20
 
 
 def seeds() -> list[bytes]:
@@ -33,7 +42,18 @@ def seeds() -> list[bytes]:
         file_of(colour.convert("CMYK"), "TIFF"),
         file_of(grey, "PNG", icc_profile=icc_profiles.grey_gamma(1.8)),
         file_of(colour.resize((1, 1)), "PNG"),
+        file_of(Image.new("1", (9_000, 10)), "PNG"),
+        heic_of(picture(), exif=exif_of(6).tobytes()),
+        with_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**25), 9)),
+        with_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(bytes(2**25), 9)),
     ]  # fmt: skip
+
+
+def with_chunk(kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk behind its header: 32 MiB, if it were unpacked."""
+    data = file_of(Image.fromarray(picture()), "PNG")
+    crc = struct.pack(">I", zlib.crc32(kind + content))
+    return data[:33] + struct.pack(">I", len(content)) + kind + content + crc + data[33:]
 
 
 def truncate(data: bytearray, chance: random.Random) -> None:
@@ -66,14 +86,22 @@ def other_start(data: bytearray, chance: random.Random) -> None:
     )
 
 
+def claim_size(data: bytearray, chance: random.Random) -> None:
+    """Another size in a PNG's header, whose checksum fits; more than what follows can fill."""
+    if data[12:16] == b"IHDR":
+        side = chance.choice((2, 300, 5_000, 60_000))
+        data[16:24] = struct.pack(">II", side, chance.choice((1, 10, side)))
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+
+
 MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    truncate, flip_bits, flip_header, cut_out, repeat, other_start,
+    truncate, flip_bits, flip_header, cut_out, repeat, other_start, claim_size,
 )  # fmt: skip
 
 
-def try_all(num_cases: int, seed: int) -> int:
-    """How many of so many mutated files could be read and written again."""
-    chance, good, num_read = random.Random(seed), seeds(), 0
+def try_all(num_cases: int, seed: int) -> dict[str, int]:
+    """How many of so many mutated files were read and written again, and how many refused."""
+    chance, good, counts = random.Random(seed), seeds(), {"read": 0, "refused": 0}
     for case in range(num_cases):
         data = bytearray(good[case % len(good)])
         for mutate in chance.sample(MUTATIONS, chance.randint(1, 2)):
@@ -82,16 +110,29 @@ def try_all(num_cases: int, seed: int) -> int:
         try:
             photo = read_photo(bytes(data), LIMITS)
         except ClientError:
+            counts["refused"] += 1
             continue
         output_format = chance.choice(("png", "jpeg", "webp", "tiff"))
         read_photo(write_photo(photo, photo.unchanged, Output(output_format)), LIMITS)
-        num_read += 1
-    return num_read
+        counts["read"] += 1
+    return counts
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, about damage
 def test_mutated_files_are_read_or_are_client_errors() -> None:
-    assert 100 < try_all(5000, seed=1) < 5000
+    counts = try_all(700, seed=1)
+    assert counts["read"] + counts["refused"] == 700 and min(counts.values()) > 70
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_5000_mutated_files_take_no_more_memory_than_good_ones() -> None:
+    """In a process of its own, whose memory is nobody else's."""
+    command = [sys.executable, "-m", "tests.test_image_fuzz", "5000"]
+    answer = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    print(answer)
+    assert answer["read"] + answer["refused"] == 5000 and answer["read"] > 500
+    assert answer["growth_bytes"] < MAX_GROWTH_BYTES
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -118,3 +159,22 @@ def test_a_wide_picture_within_the_limits_is_read_whole() -> None:
     limits = ImageLimits(10**7, 300_000, 1)
     data = file_of(Image.fromarray(np.zeros((10, 30_000), np.uint8)), "PNG")
     assert read_photo(data, limits).pixels.shape == (10, 30_000, 3)
+
+
+def peak_bytes() -> int:
+    """Of this process alone: getrusage() would count what its parent had when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for file in seeds():
+        try:
+            good = read_photo(file, LIMITS)
+            write_photo(good, good.unchanged)
+        except ClientError:
+            continue
+    before = peak_bytes()
+    found = try_all(int(sys.argv[1]), seed=1)
+    print(json.dumps(found | {"growth_bytes": peak_bytes() - before}))
