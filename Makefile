@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve all install format lint types protos chaos bench report clean
+.PHONY: demo test image-test serve all install format lint types protos chaos loadtest soak bench \
+	report clean
 .DEFAULT_GOAL := all
 
 all: lint types test
@@ -41,9 +42,23 @@ types: $(STAMP)
 protos: $(STAMP)
 	scripts/generate_protos $(BIN)/python
 
+# Builds the images and runs the service in them, as root with apt: buildah, debootstrap, runc.
+image-test: $(STAMP)
+	$(BIN)/python -m deploy.image_test
+
 # Kills worker processes for two minutes while 1,000 jobs run; prints its figures as JSON.
 chaos: $(STAMP)
 	$(BIN)/python -m loadtests.chaos
+
+# Load scenarios with Locust, and ten minutes at 80 % of the capacity; reports in runs/loadtests.
+loadtest: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[loadtest]'
+	for scenario in steady burst plugins sizes slow; do \
+		$(BIN)/python -m loadtests.scenarios $$scenario || exit 1; done
+
+soak: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[loadtest]'
+	$(BIN)/python -m loadtests.soak
 
 # The engine's goals on an idle CPU, about ten minutes; the figures go to docs/benchmarks.md.
 bench: $(STAMP)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from service import errors
+from service.cli_capacity import plan_capacity
 from service.cli_edit import edit, limits_of, sentence
 from service.cli_evaluation import evaluate_app
 from service.cli_jobs import jobs_app, workers
@@ -41,6 +42,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.command("workers")(workers)
 app.command("edit")(edit)
+app.command("plan-capacity")(plan_capacity)
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 

@@ -26,10 +26,11 @@ class ServiceDidNotStart(Exception):
 
 @dataclass(frozen=True)
 class RunningService:
-    """`ready_s`: from the start of the process to the first 200 of /readyz."""
+    """`ready_s`: from the start of the process to the first 200 of /readyz; `pid`: of `serve`."""
 
     url: str
     ready_s: float
+    pid: int = 0
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def running_service(
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(process, url, log_path, started + timeout_s)
-            yield RunningService(url, time.monotonic() - started)
+            yield RunningService(url, time.monotonic() - started, process.pid)
         finally:
             _stop(process)
 

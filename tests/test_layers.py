@@ -19,6 +19,7 @@ LAYERS = {
     "service.jobs": 1,
     "service.api_keys": 1,
     "service.images": 1,
+    "service.capacity": 1,
     "service.image": 1,  # image_files and its family: what images is made of
     "service.plugin_manifest": 1,
     "service.plugin_versions": 1,
