@@ -74,7 +74,7 @@ class ImageStore:
 
     def make_base(self) -> None:
         """The image that FROM names, unless it is there."""
-        if self.buildah("images", "--quiet", "--filter", f"reference={BASE}").strip():
+        if BASE in self.buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
             return
         tree, log = self.folder / "debian", self.folder / "debootstrap.log"
         shutil.rmtree(tree, ignore_errors=True)

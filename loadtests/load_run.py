@@ -8,7 +8,7 @@ from locust.env import Environment
 
 # isort: split
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,18 +70,3 @@ def _sample(memory: MemoryLog) -> None:
     while True:
         memory.take()
         gevent.sleep(SAMPLE_PAUSE_S)
-
-
-def pauses(phases: Sequence[tuple[float, float]]) -> Callable[[float], float]:
-    """Pacing by time: (seconds, pacing) again and again."""
-    period = sum(seconds for seconds, _ in phases)
-
-    def pacing_s(now: float) -> float:
-        left = now % period
-        for seconds, pacing in phases:
-            if left < seconds:
-                return pacing
-            left -= seconds
-        return phases[-1][1]
-
-    return pacing_s

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from service.consumer_names import consumer_name
 from service.engine.trajectory import Edit
 from service.engine.updates import BatchDone, EditDone, StepDone, Update
 from service.images import ImageLimits
@@ -76,7 +77,7 @@ async def serve(settings: Settings, engine: PacedEngine) -> None:
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.min_image_side
     )
-    worker = Worker(queue, engine, WorkerSettings("paced", "none", "cpu", limits))
+    worker = Worker(queue, engine, WorkerSettings(consumer_name("worker"), "none", "cpu", limits))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
     await worker.run()
     await queue.close()

@@ -3,7 +3,7 @@
 python -m loadtests.scenarios steady|burst|plugins|sizes|slow [--seconds 60] [--out runs/loadtests]
 """
 
-from loadtests.load_run import Load, pauses, run_load  # first: it patches sockets
+from loadtests.load_run import Load, run_load  # first: it patches sockets
 
 # isort: split
 import argparse
@@ -17,7 +17,7 @@ from loadtests.latency import SENTENCES
 from loadtests.locust_users import GrpcCaller, HttpCaller, SlowCaller
 from loadtests.process_memory import MemoryLog
 from loadtests.slo_report import Answer, Objective, draw, latency, memory_figures, report, write
-from loadtests.traffic import Mix
+from loadtests.traffic import Mix, pauses
 from service.launch import exit_on_sigterm, free_port, running_service
 
 TASKS = tuple(SENTENCES)

@@ -1,7 +1,7 @@
 """What the load scenarios send: damaged photos of several sizes, by sentence or by plugin."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from loadtests.latency import SENTENCES
@@ -53,3 +53,18 @@ class Mix:
         if self._random.random() < self.sentences:
             return Wish(photo, size, instruction=SENTENCES[task])
         return Wish(photo, size, plugin=task)
+
+
+def pauses(phases: Sequence[tuple[float, float]]) -> Callable[[float], float]:
+    """Pacing by time: (seconds, pacing) again and again."""
+    period = sum(seconds for seconds, _ in phases)
+
+    def pacing_s(now: float) -> float:
+        left = now % period
+        for seconds, pacing in phases:
+            if left < seconds:
+                return pacing
+            left -= seconds
+        return phases[-1][1]
+
+    return pacing_s
