@@ -13,7 +13,7 @@ from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from loadtests.bench_bases import BenchBase
-from service.engine.trajectory import Edit
+from service.engine.edit import Edit
 from service.images import Pixels
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise

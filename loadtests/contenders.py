@@ -8,9 +8,9 @@ import torch
 
 from loadtests.baselines import DiffusersBatch, ReferenceLoop
 from loadtests.bench_bases import BenchBase, loaded_store, serving_copy
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, Update
 from service.images import Pixels
 from service.models.backbone import Backbone

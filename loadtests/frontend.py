@@ -5,13 +5,9 @@ python -m loadtests.frontend [--seconds 10] [--rounds 3] [--connections 32] [--v
 Both servers take a PNG of 390 kB as a form and answer it unchanged; they run one after the other,
 in turns, driven by wrk. CPU is user and system time of all of a server's processes: for ours the
 api, Redis and the worker. LitServe is installed into a virtual environment of its own.
-
-With --edits: pictures per second through HTTP, queue and codecs, with an engine of 20 steps of
-20 ms for eight pictures at a time, against that engine alone.
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -22,27 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 
-from loadtests.paced_worker import PLUGIN, PacedEngine
-from service.engine.trajectory import Edit
-from service.engine.updates import EditDone
-from service.images import ImageLimits, decode, encode
-from service.job_queue import JobQueue, QueueSettings, Stage
-from service.jobs import WorkerInfo
+from service.images import encode
+from service.queue_pictures import folder_in_memory
 from service.redis_server import PrivateRedis
-from service.settings import Settings
 
 LITSERVE = ("litserve==0.2.19", "python-multipart", "uvicorn[standard]")  # as fast as it gets
 BOUNDARY = "one-picture-between-two-lines"
 START_TIMEOUT_S = 120.0
-PACE = ("0.02", "20", "8")  # seconds of a step, steps of an edit, edits at a time
-CLAIMS = 32  # at once: an engine with as many free rows
 
 
 @dataclass(frozen=True)
@@ -63,13 +52,7 @@ class Sample:
 
 def main() -> None:
     options = _options()
-    if options.as_worker:
-        asyncio.run(_echo(Settings()))
-        return
     picture = noise_png()
-    if options.edits:
-        print(json.dumps(edits_report(picture, options), indent=2))
-        return
     samples: dict[str, list[Sample]] = {"ours": [], "litserve": []}
     python = _litserve_python(options.venv)
     for number in range(options.rounds):
@@ -93,32 +76,6 @@ def report(samples: dict[str, list[Sample]], num_bytes: int) -> dict[str, object
         "rate_ratio": round(rate["ours"] / rate["litserve"], 2),
         "cpu_ratio": round(cpu["ours"] / cpu["litserve"], 3),
     }
-
-
-def edits_report(picture: bytes, options: argparse.Namespace) -> dict[str, object]:
-    """Medians of the rounds, in turns; 0.90 of the bare engine's rate is the goal."""
-    bare, served = [], []
-    for _ in range(options.rounds):
-        bare.append(bare_rate(options.seconds))
-        with our_server(["-m", "loadtests.paced_worker", *PACE]) as running:
-            _check_pixels(running.url, picture)
-            served.append(drive(running, picture, options).requests_per_s)
-        print(bare[-1], served[-1], file=sys.stderr)
-    rates = statistics.median(bare), statistics.median(served)
-    return {"bare_per_s": rates[0], "served_per_s": rates[1], "ratio": rates[1] / rates[0]}
-
-
-def bare_rate(seconds: float) -> float:
-    """Edits per second of the engine alone, always full."""
-    engine = PacedEngine(float(PACE[0]), int(PACE[1]), int(PACE[2]))
-    pixels = np.zeros((512, 512, 3), np.uint8)
-    began, num_done, number = time.monotonic(), 0, 0
-    while time.monotonic() < began + seconds:
-        for _ in range(engine.num_free_slots):
-            number += 1
-            engine.add(Edit(str(number), pixels, (PLUGIN,)))
-        num_done += sum(isinstance(update, EditDone) for update in engine.step())
-    return num_done / (time.monotonic() - began)
 
 
 def drive(server: Server, picture: bytes, options: argparse.Namespace) -> Sample:
@@ -151,21 +108,21 @@ def drive(server: Server, picture: bytes, options: argparse.Namespace) -> Sample
 
 
 @contextlib.contextmanager
-def our_server(
-    worker_args: Sequence[str] = ("-m", "loadtests.frontend", "--as-worker"),
-) -> Iterator[Server]:
-    """api, Redis and a worker that ends every job with what it was given, unless it is another."""
+def our_server() -> Iterator[Server]:
+    """api, Redis and a worker that ends every job with what it was given."""
     port = free_port()
     with contextlib.ExitStack() as exits:
         redis = exits.enter_context(PrivateRedis())
+        folder = exits.enter_context(folder_in_memory())  # as `serve` has it
         environment = {
             **os.environ,
             "DIFFPLUGIN_REDIS_URL": redis.url,
             "DIFFPLUGIN_PORT": str(port),
             "DIFFPLUGIN_GRPC_PORT": "0",
+            "DIFFPLUGIN_PICTURES_FOLDER": str(folder or ""),
         }
         api = [sys.executable, "-m", "service.cli", "api"]
-        worker = [sys.executable, *worker_args]
+        worker = [sys.executable, "-m", "loadtests.echo_worker"]
         pids = [exits.enter_context(_process(command, environment)) for command in (api, worker)]
         _wait_for(f"http://127.0.0.1:{port}/livez")
         yield Server(f"http://127.0.0.1:{port}/v1/edit", (redis.pid, *pids))
@@ -178,23 +135,6 @@ def litserve_server(python: Path) -> Iterator[Server]:
     with _process([str(python), str(script), str(port)], dict(os.environ)) as pid:
         _wait_for(f"http://127.0.0.1:{port}/health")
         yield Server(f"http://127.0.0.1:{port}/predict", (pid,))
-
-
-async def _echo(settings: Settings) -> None:
-    """The worker: the queue's whole protocol around an engine that does nothing."""
-    queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    heartbeat_at = 0.0
-    while not stop.is_set():
-        if time.monotonic() > heartbeat_at:
-            await queue.heartbeat(WorkerInfo(name="echo", role="worker"))
-            heartbeat_at = time.monotonic() + 1.0
-        claims = await queue.claim(Stage.RUN, "echo", CLAIMS, 0.5)
-        await asyncio.gather(
-            *(queue.complete(c, c.image, "image/png", c.job.timings) for c in claims)
-        )
-    await queue.close()
 
 
 def form_of(picture: bytes) -> bytes:
@@ -238,12 +178,6 @@ def cpu_s(pids: tuple[int, ...]) -> float:
 
 def _check_answer(url: str, picture: bytes) -> None:
     if _answer(url, picture) != picture:
-        raise SystemExit(f"{url} does not answer with the picture that was sent")
-
-
-def _check_pixels(url: str, picture: bytes) -> None:
-    limits = ImageLimits(2**24, 2**24, 1)
-    if not np.array_equal(decode(_answer(url, picture), limits), decode(picture, limits)):
         raise SystemExit(f"{url} does not answer with the picture that was sent")
 
 
@@ -309,8 +243,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--venv", type=Path, default=Path("runs/litserve"), help="for LitServe")
-    parser.add_argument("--edits", action="store_true", help="against the bare engine instead")
-    parser.add_argument("--as-worker", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

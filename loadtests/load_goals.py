@@ -13,9 +13,9 @@ from loadtests.contenders import MAX_BATCH, Contenders, drain, images_of
 from loadtests.engine_goals import Measure
 from loadtests.goals import Result
 from loadtests.side_by_side import Clock, quantile
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.engine.updates import StepDone, Update
 from service.plugin_manifest import PluginManifest, Published, read_manifest, version_folder
 

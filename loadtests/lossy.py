@@ -21,9 +21,9 @@ from skimage import data
 from loadtests.contenders import drain
 from loadtests.goals import environment, write_table
 from loadtests.side_by_side import Clock
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.evaluation.metrics import psnr, to_image, to_pixels
 from service.images import Pixels
 from service.models.backbone import Backbone

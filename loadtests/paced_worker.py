@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from service.consumer_names import consumer_name
-from service.engine.trajectory import Edit
+from service.engine.edit import Edit
 from service.engine.updates import BatchDone, EditDone, StepDone, Update
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings

@@ -23,9 +23,9 @@ from loadtests.fleet import Fleet
 from loadtests.goals import Result, summary
 from loadtests.side_by_side import Clock, ratio, side_by_side
 from service.client import AsyncClient
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.engine.updates import Update
 from service.images import encode
 from service.redis_server import PrivateRedis

@@ -3,13 +3,13 @@
 Commands import what they need when they run: `diffplugin api` and --help never load torch.
 """
 
-import asyncio
 import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from service import errors
 from service.cli_capacity import plan_capacity
@@ -66,7 +66,7 @@ def api() -> None:
     settings = _role_settings()
     from service.api.app import run_api
 
-    asyncio.run(run_api(settings))
+    uvloop.run(run_api(settings))
 
 
 @app.command()
@@ -75,7 +75,7 @@ def selector() -> None:
     settings = _role_settings()
     from service.selector.process import run_selector
 
-    asyncio.run(run_selector(settings))
+    uvloop.run(run_selector(settings))
 
 
 @app.command()
@@ -84,7 +84,7 @@ def worker() -> None:
     settings = _role_settings()
     from service.worker_process import run_worker
 
-    asyncio.run(run_worker(settings))
+    uvloop.run(run_worker(settings))
 
 
 @app.command()

@@ -7,8 +7,8 @@ import diffusers
 import transformers
 from tqdm import tqdm
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone
 from service.images import Pixels, UnitPixels
 from service.jobs import EditRequest, Plan, PlannedTask, Progress

@@ -67,22 +67,25 @@ class CallerSide(QueueConnection):
         once_key = self.key("once", once.name if once else "")
         keys = [*self._keys_of_job(job.id), target, self.key("finished"), once_key]
         keys += [self.key("load"), *others]
+        kept = await self.pictures.keep("input", job.id, image)
         args: list[Any] = [
             *self._head(job, "status"),
             GROUP,
             job.id,
-            image,
+            kept,
             self.settings.max_depth,
             once.digest if once else "",
             demand.work,
             self.settings.max_bytes,
             demand.max_work(self.settings.max_wait_s),
+            len(image),
         ]
         with outages_named():
             reply: Any = await self._submit(keys, [*args, *to_fields(job)])
         if len(reply) == 1 and isinstance(reply[0], bytes):
             return await self._earlier(reply[0].decode())
         if len(reply) > 1:
+            self.pictures.drop(kept)
             raise self._refused(Refusal.of(reply), demand)
         if reply:
             self.seen = replace(self.seen, waiting=reply[0], at=time.monotonic())
@@ -146,10 +149,11 @@ class CallerSide(QueueConnection):
     async def input_of(self, job_id: str) -> bytes:
         """The image that was sent; JobNotFound once the job has ended."""
         with outages_named():
-            image: Any = await self.redis.get(self.key("input", job_id))
+            kept: Any = await self.redis.get(self.key("input", job_id))
+        image = None if kept is None else await self.pictures.read(kept)
         if image is None:
             raise JobNotFound(f"the input of job {job_id!r} is gone: it is kept until the job ends")
-        return bytes(image)
+        return image
 
     async def result_of(self, job_id: str) -> bytes:
         """The result; JobNotFinished, or the error that the job ended with."""
@@ -163,10 +167,11 @@ class CallerSide(QueueConnection):
     async def result_file(self, job_id: str) -> bytes:
         """The result of a job that is known to have succeeded; JobNotFound if it was forgotten."""
         with outages_named():
-            result: Any = await self.redis.get(self.key("result", job_id))
+            kept: Any = await self.redis.get(self.key("result", job_id))
+        result = None if kept is None else await self.pictures.read(kept)
         if result is None:
             raise JobNotFound(f"the result of job {job_id!r} was forgotten")
-        return bytes(result)
+        return result
 
     async def watch(
         self, job_id: str, after: str = "0", stop: asyncio.Event | None = None
@@ -184,16 +189,24 @@ class CallerSide(QueueConnection):
 
     async def wait(self, job_id: str, timeout_s: float) -> Job:
         """The job once it is final; DeadlineExceeded after `timeout_s`, the job itself goes on."""
+        return await self.end_of(await self.get(job_id), timeout_s)
+
+    async def end_of(self, job: Job, timeout_s: float) -> Job:
+        """The same for a job as it was a moment ago."""
         give_up_at = time.monotonic() + timeout_s
-        with self._endings.of(job_id) as end:
+        with self._endings.of(job.id) as end:
             await self._endings.listening(min(timeout_s, WATCH_BLOCK_S))
-            while not (job := await self.get(job_id)).status.is_final:
+            if not self._endings.has_heard_since(job.created_at):
+                job = await self.get(job.id)
+            pause_s = 0.0
+            while not job.status.is_final:
                 left_s = give_up_at - time.monotonic()
                 if left_s <= 0:
-                    raise DeadlineExceeded(f"job {job_id!r} took longer than {timeout_s:g} s")
-                if end.done():  # it ended, but was started again
-                    await asyncio.sleep(min(left_s, WATCH_BLOCK_S))
+                    raise DeadlineExceeded(f"job {job.id!r} took longer than {timeout_s:g} s")
+                await asyncio.sleep(min(left_s, pause_s))
                 await asyncio.wait({end}, timeout=self._look_again_s(job, left_s))
+                job = _told(end, job) or await self.get(job.id)
+                pause_s = WATCH_BLOCK_S if end.done() else 0.0  # it ended, but was started again
         return job
 
     def _look_again_s(self, job: Job, left_s: float) -> float:
@@ -240,3 +253,11 @@ class CallerSide(QueueConnection):
             reply: Any = await self.redis.xread(streams, count=MAX_EVENTS, block=as_block(block_s))
         entries = reply[0][1] if reply else []
         return [(id.decode(), Event.model_validate_json(e[b"event"])) for id, e in entries]
+
+
+def _told(end: "asyncio.Future[bytes]", job: Job) -> Job | None:
+    """The job as its end was told; None if there was none, or it is another life of the job."""
+    if not end.done() or not end.result():
+        return None
+    told = Job.model_validate_json(end.result())
+    return told if told.created_at == job.created_at else None

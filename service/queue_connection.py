@@ -10,6 +10,7 @@ from redis.backoff import ExponentialBackoff
 
 from service.jobs import Job, Priority
 from service.queue_address import close_redis, open_redis
+from service.queue_pictures import Pictures
 from service.queue_records import EventKind, QueueSettings, Stage, event_of
 from service.queue_streams import SOCKET_TIMEOUT_S, StageStreams, outages_named
 
@@ -21,6 +22,7 @@ class QueueConnection:
 
     def __init__(self, redis: Redis, settings: QueueSettings) -> None:
         self.redis, self.settings = redis, settings
+        self.pictures = Pictures(settings.pictures_folder, settings.prefix)
         self._streams = {
             stage: StageStreams(
                 redis,

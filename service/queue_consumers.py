@@ -151,7 +151,7 @@ class ConsumerSide(QueueConnection):
         """The claim on a delivery, its job marked as claimed; None if there is nothing to do."""
         keys = [self.key(kind, delivery.job_id) for kind in ("job", "input", "checkpoint")]
         reply: Any = await self._read_job(keys)
-        fields, image, (num_tasks, picture, versions) = reply
+        fields, kept, (num_tasks, picture, versions) = reply
         job = from_fields(dict(zip(fields[::2], fields[1::2], strict=True)))
         if job is None or job.status.is_final:
             await self._streams[stage].drop(delivery)
@@ -159,8 +159,16 @@ class ConsumerSide(QueueConnection):
         checkpoint = None
         if num_tasks:
             checkpoint = Checkpoint(int(num_tasks), picture, json.loads(versions))
+        image = None if kept is None else await self.pictures.read(kept)
         claim = Claim(
-            delivery.entry, stage, consumer, delivery.number, job, image or b"", checkpoint
+            entry=delivery.entry,
+            stage=stage,
+            consumer=consumer,
+            delivery=delivery.number,
+            job=job,
+            input=image or b"",
+            checkpoint=checkpoint,
+            kept=kept or b"",
         )
         if is_late(job):
             await self.fail(claim, late_error(job))
@@ -200,10 +208,14 @@ class ConsumerSide(QueueConnection):
     async def _end(self, claim: Claim, job: Job, result: bytes = b"", letter: str = "") -> bool:
         extra = [self.key("result", job.id), self.key("finished"), self.key("dead")]
         extra += [self.key("checkpoint", job.id), self.key("load")]
-        args = [*self._args(claim, job, "status"), result, letter, DEAD_LETTER_TTL_S]
-        args += changed_fields(claim.job, job)
+        kept = await self.pictures.keep("result", job.id, result)
+        args = [*self._args(claim, job, "status"), kept, letter, DEAD_LETTER_TTL_S]
+        args += [job.model_dump_json(), *changed_fields(claim.job, job)]
         with outages_named():
-            return bool(await self._finish(self._keys(claim) + extra, args))
+            is_ours = bool(await self._finish(self._keys(claim) + extra, args))
+        if is_ours and not letter:
+            self.pictures.drop(claim.kept)
+        return is_ours
 
     def _keys(self, claim: Claim) -> list[str]:
         return [*self._keys_of_job(claim.job.id), self._stream(claim.stage, claim.job)]

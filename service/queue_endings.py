@@ -6,6 +6,8 @@ Redis tells it once, and only who listens. So whoever waits looks now and then a
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -15,6 +17,7 @@ from redis.asyncio import Redis
 log = logging.getLogger(__name__)
 
 LISTEN_S = 1.0  # how long a listener without listeners goes on
+NUM_HEARD = 1024  # ends that are remembered for whoever asks a moment later
 
 
 class Endings:
@@ -22,15 +25,21 @@ class Endings:
 
     def __init__(self, redis: Redis, channel_prefix: str) -> None:
         self._redis, self._prefix = redis, channel_prefix
-        self._waiting: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        self._waiting: dict[str, set[asyncio.Future[bytes]]] = defaultdict(set)
+        self._heard: dict[str, bytes] = {}  # what was told, oldest first
         self._listener: asyncio.Task[None] | None = None
         self._is_listening = asyncio.Event()
+        self._listening_since = math.inf  # Unix seconds
 
     @contextlib.contextmanager
-    def of(self, job_id: str) -> Iterator["asyncio.Future[None]"]:
-        """A future that is done once the job has ended; from now on, so look at the job after."""
+    def of(self, job_id: str) -> Iterator["asyncio.Future[bytes]"]:
+        """A future that is done once the job has ended, with what was told: the job as JSON, or
+        nothing. Ends from before it listened are not heard, so look at the job after.
+        """
         future = asyncio.get_running_loop().create_future()
         self._waiting[job_id].add(future)
+        if job_id in self._heard:
+            future.set_result(self._heard[job_id])
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen())
         try:
@@ -40,6 +49,10 @@ class Endings:
             self._waiting[job_id].discard(future)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]
+
+    def has_heard_since(self, at: float) -> bool:
+        """Whether no end after `at`, in Unix seconds, was missed."""
+        return self._listening_since < at
 
     async def listening(self, timeout_s: float) -> None:
         """Until it hears; who waits without it only waits longer."""
@@ -62,14 +75,21 @@ class Endings:
                         continue
                     if message["type"] == "psubscribe":
                         self._is_listening.set()
+                        self._listening_since = time.time()
                     elif message["type"] == "pmessage":
-                        self._tell(message["channel"].decode().removeprefix(self._prefix))
+                        channel = message["channel"].decode()
+                        self._tell(channel.removeprefix(self._prefix), message["data"])
         except (exceptions.RedisError, OSError) as error:
             log.warning("ends of jobs are not heard, only looked for: %s", error)
         finally:
             self._is_listening.clear()
+            self._listening_since = math.inf
+            self._heard.clear()
 
-    def _tell(self, job_id: str) -> None:
+    def _tell(self, job_id: str, told: bytes) -> None:
+        self._heard[job_id] = told
+        if len(self._heard) > NUM_HEARD:
+            del self._heard[next(iter(self._heard))]
         for future in self._waiting.get(job_id, ()):
             if not future.done():
-                future.set_result(None)
+                future.set_result(told)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import pydantic_core
@@ -48,6 +49,7 @@ class QueueSettings:
     heartbeat_s: float = 2.0
     ageing_s: float = 30.0
     retry_backoff_s: float = 1.0
+    pictures_folder: Path | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -62,6 +64,7 @@ class QueueSettings:
             heartbeat_s=settings.heartbeat_s,
             ageing_s=settings.priority_ageing_s,
             retry_backoff_s=settings.retry_backoff_s,
+            pictures_folder=settings.pictures_folder,
         )
 
 
@@ -86,6 +89,7 @@ class Claim:
     job: Job
     input: bytes  # as pack_input made it
     checkpoint: Checkpoint | None = None
+    kept: bytes = b""  # what Redis has of the input: service.queue_pictures
 
     @property
     def image(self) -> bytes:

@@ -57,7 +57,7 @@ end
 
 # Extra KEYS: recent finish times, idempotency key, load, the other streams.
 # ARGV from 4: group, job id, image, most waiting jobs, digest ('' without idempotency key), work,
-# most bytes, most work (0: any), fields.
+# most bytes, most work (0: any), bytes of the image, fields.
 # -> {number waiting} if admitted, {} if it was admitted before, {job id} of an earlier job with the
 # same key and digest, {''} if the digest is another, else {which limit, waiting, bytes, work, now,
 # newest finish, oldest finish, number of finishes}, times in ms.
@@ -85,7 +85,7 @@ local bytes = tonumber(redis.call('HGET', KEYS[7], 'bytes') or 0)
 local work = tonumber(redis.call('HGET', KEYS[7], 'work') or 0)
 local limit
 if waiting >= tonumber(ARGV[7]) then limit = 'count'
-elseif bytes > 0 and bytes + #ARGV[6] > tonumber(ARGV[10]) then limit = 'bytes'
+elseif bytes > 0 and bytes + ARGV[12] > tonumber(ARGV[10]) then limit = 'bytes'
 elseif tonumber(ARGV[11]) > 0 and work > tonumber(ARGV[11]) then limit = 'work' end
 if limit then
   local num = redis.call('LLEN', KEYS[5])
@@ -93,7 +93,7 @@ if limit then
   local oldest = redis.call('LINDEX', KEYS[5], -1) or '0'
   return {limit, waiting, bytes, work, now_ms(), tonumber(newest), tonumber(oldest), num}
 end
-write(12)
+write(13)
 redis.call('SET', KEYS[3], ARGV[6])
 if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[6], 'digest', ARGV[8], 'job', ARGV[5], 'key', KEYS[1])
@@ -101,7 +101,7 @@ if ARGV[8] ~= '' then
 end
 redis.call('XADD', KEYS[4], '*', 'job', ARGV[5])
 keep_alive()
-add_load(KEYS[7], #ARGV[6], ARGV[9])
+add_load(KEYS[7], ARGV[12], ARGV[9])
 -- The count of a job that was forgotten before it ended goes with the whole, once all is quiet.
 if redis.call('TTL', KEYS[7]) < tonumber(ARGV[1]) then redis.call('EXPIRE', KEYS[7], ARGV[1]) end
 return {waiting + 1}
@@ -164,12 +164,13 @@ return 1
 
 # Extra KEYS: result blob, recent finish times, dead letters, checkpoint, load. A dead letter keeps
 # its job and its input as long as itself.
-# ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, fields.
+# ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, the ended job
+# for those who wait, fields.
 FINISH = (
     _PRELUDE
     + """
 if not may_act() then return 0 end
-write(11)
+write(12)
 drop_entry()
 redis.call('DEL', KEYS[8])
 drop_load(KEYS[9])
@@ -188,7 +189,7 @@ redis.call('EXPIRE', KEYS[2], life_s)
 redis.call('LPUSH', KEYS[6], now_ms())
 redis.call('LTRIM', KEYS[6], 0, 31)
 redis.call('EXPIRE', KEYS[6], 600)
-redis.call('PUBLISH', KEYS[2], '')
+redis.call('PUBLISH', KEYS[2], ARGV[11])
 return 1
 """
 )

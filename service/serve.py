@@ -16,6 +16,7 @@ from service.api.guard import check_exposure
 from service.api.tls import check_tls
 from service.errors import QueueUnavailable
 from service.job_queue import JobQueue, QueueSettings
+from service.queue_pictures import folder_in_memory
 from service.redis_server import PrivateRedis
 from service.settings import Settings
 
@@ -62,7 +63,10 @@ async def _serve(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, handle)
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(PrivateRedis()).url
-        shared = settings.model_copy(update={"redis_url": url})
+        folder = settings.pictures_folder
+        if folder is None and not settings.redis_url:  # nobody else is to see the pictures
+            folder = stack.enter_context(folder_in_memory())
+        shared = settings.model_copy(update={"redis_url": url, "pictures_folder": folder})
         print(f"redis on {url}", flush=True)
         try:
             for role in ROLES:

@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "", repr=False, description="Redis to use; empty: `serve` starts a private one."
     )
+    pictures_folder: Path | None = Field(
+        None, description="Folder in memory that every role sees; empty: pictures go through Redis."
+    )
     key_prefix: str = Field("diffplugin", description="First part of every Redis key.")
     plugins_store: Path = Field(
         Path("plugins_store"), description="Folder with bases, plugins and the mapping table."

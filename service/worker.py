@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service import images
-from service.engine.trajectory import Edit
+from service.engine.edit import Edit
 from service.engine.updates import (
     BatchDone,
     EditDone,

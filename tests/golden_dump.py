@@ -24,11 +24,12 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner, seeded_noise
 from service.engine.preset import REFERENCE, REFERENCE_DEMO, Preset, with_min_side
 from service.engine.sampling import SamplerState, add_noise, update
-from service.engine.trajectory import Edit, Trajectory
+from service.engine.trajectory import Trajectory
 from service.engine.updates import EditDone, EditFailed
 from service.images import Pixels
 from service.models.backbone import Backbone

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from service import errors
-from service.engine.trajectory import Edit
+from service.engine.edit import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone, Update
 from service.images import ImageLimits, encode
 from service.job_queue import JobQueue, QueueSettings

@@ -10,8 +10,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from transformers import CLIPImageProcessorPil
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels
 from service.models.backbone import Backbone, ImagePreprocessor, pick_device

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from service.engine.bucketed_step import BUCKETS, BucketedStep
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.engine.updates import BatchDone, EditDone, Update
 from service.images import Pixels
 from service.models.backbone import Backbone

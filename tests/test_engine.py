@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
-from service.engine.trajectory import Edit, Trajectory
+from service.engine.trajectory import Trajectory
 from service.engine.updates import BatchDone, EditDone, EditFailed, StepDone, TaskDone, Update
 from service.errors import InvalidRequest, UnknownPlugin
 from service.images import Pixels

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.errors import InvalidRequest, UnknownPlugin
 from service.evaluation.cases import seeded_pair

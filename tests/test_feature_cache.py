@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, Update
 from service.images import Pixels
 from service.models.backbone import Backbone

@@ -12,8 +12,8 @@ import pytest
 from loadtests.chaos import Load, run_chaos
 from loadtests.chaos_jobs import write_store
 from loadtests.fleet import Fleet
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import encode
 from service.job_queue import JobQueue, QueueSettings

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from loadtests.fleet import Fleet
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels, encode
 from service.job_queue import JobQueue, QueueSettings

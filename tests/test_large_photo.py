@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
 from service.engine.large_photo import TILE_OVERLAP, TILE_SIDE
 from service.engine.tiles import cut
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels
 

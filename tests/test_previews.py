@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, PreviewDone, StepDone, Update
 from service.image_preview import MAX_SIDE, preview_of
 from service.images import ImageLimits, Photo, Pixels, encode

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
 from service.engine.model_runner import ModelRunner
 from service.engine.preset import REFERENCE, REFERENCE_DEMO, Preset
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone
 from service.images import Pixels
 from service.models.denoiser import denoise

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import encode
 from service.launch import running_service

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from service.engine import large_photo
 from service.engine.canvas import Canvas, tiles_of
+from service.engine.edit import Edit
 from service.engine.engine import Engine, build_engine
 from service.engine.large_photo import window_of
 from service.engine.sampling import SamplerState
 from service.engine.sizes import brought_back, enlarged, reduced
 from service.engine.tiles import Axis, cut
 from service.engine.tone import take_tone
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone, TaskDone, Update
 from service.images import Pixels, UnitPixels
 from tests.tiny_base import BASE, write_tiny_base, write_tiny_plugin

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.images import Pixels
 from service.models.output_stage import OutputStage

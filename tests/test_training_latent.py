@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from service.engine.edit import Edit
 from service.engine.engine import build_engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone
 from service.plugin_import import import_released
 from service.plugin_manifest import WEIGHTS, plugin_folder

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from service import errors
-from service.engine.trajectory import Edit
+from service.engine.edit import Edit
 from service.engine.updates import EditDone, EditFailed, StepDone, TaskDone, Update
 from service.image_16_bits import write_png_16
 from service.images import ImageLimits, encode, read_photo

@@ -32,6 +32,7 @@ from service.api.tls import check_tls, uvicorn_tls
 from service.api.webhook_sender import sending_webhooks
 from service.job_queue import JobQueue
 from service.metrics import ApiMetrics
+from service.queue_pictures import sweeping
 from service.queue_records import QueueSettings
 from service.settings import Settings
 from service.signals import stop_on_signals
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as exits:
             exits.push_async_callback(queue.close)
             exits.push_async_callback(asyncio.to_thread, app.state.tracer.close)
+            await exits.enter_async_context(sweeping(queue))
             if settings.webhook_secret:
                 await exits.enter_async_context(sending_webhooks(queue, settings))
             if settings.grpc_port:

@@ -101,7 +101,7 @@ class Intake:
         """The job once it has succeeded; raises what it ended with, or DeadlineExceeded."""
         deadline_at = job.deadline_at or time.time() + self._settings.request_timeout_s
         try:
-            ended = await self.queue.wait(job.id, max(0.0, deadline_at - time.time()))
+            ended = await self.queue.end_of(job, max(0.0, deadline_at - time.time()))
         except errors.DeadlineExceeded:
             ended = await self.queue.get(job.id)  # whoever looks at a late job ends it
             if not ended.status.is_final:

@@ -14,10 +14,11 @@ import torch
 
 from service import errors
 from service.engine.bucketed_step import BUCKETS
+from service.engine.edit import Edit
 from service.engine.model_runner import ModelRunner
 from service.engine.preset import choose_preset
 from service.engine.scheduler import Scheduler
-from service.engine.trajectory import Edit, Trajectory
+from service.engine.trajectory import Trajectory
 from service.engine.updates import (
     BatchDone,
     EditDone,

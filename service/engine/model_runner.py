@@ -13,13 +13,14 @@ from service.engine.batch import Batch
 from service.engine.bucketed_step import BucketedStep
 from service.engine.complements import Complements, complement_widths
 from service.engine.denoise_step import DenoiseStep
+from service.engine.edit import Edit
 from service.engine.preset import Preset, choose_preset, fitted
 from service.engine.sampling import NoiseSchedule, SamplerState, StepTable
 from service.engine.shifts import merge_views, offsets, shifted_views
 from service.engine.side_stream import Mark, SideStream, StepPacer
 from service.engine.sizes import brought_back
 from service.engine.tile_runner import TileRunner
-from service.engine.trajectory import Decoded, Edit, Prepared, Stage, Trajectory
+from service.engine.trajectory import Decoded, Prepared, Stage, Trajectory
 from service.images import Pixels, UnitPixels
 from service.models.attention import FusedAttention
 from service.models.attention_choice import fastest_attention

@@ -12,31 +12,13 @@ import torch
 from torch import Tensor
 
 from service.engine.complements import Complements
+from service.engine.edit import Edit
 from service.engine.large_photo import LargePhoto
 from service.engine.sampling import SamplerState, StepTable
 from service.engine.side_stream import Mark
 from service.engine.sizes import brought_back, enlarged, reduced
 from service.images import Pixels, UnitPixels
 from service.jobs import Progress, Timings
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Restore `pixels` (H, W, 3) with `plugins` one after the other; steps None: their defaults.
-
-    Of an edit which is resumed, `num_done` of the plugins have run already and made `resumed`, and
-    `versions` are those that it has started with.
-    """
-
-    id: str
-    pixels: Pixels
-    plugins: tuple[str, ...]
-    steps: int | None = None
-    seed: int = 0
-    num_done: int = 0
-    resumed: Pixels | None = None
-    num_previews: int = 0  # at most; evenly spread over the steps of all tasks
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stage(Enum):

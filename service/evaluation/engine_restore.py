@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.edit import Edit
 from service.engine.engine import Engine
-from service.engine.trajectory import Edit
 from service.engine.updates import EditDone, EditFailed
 
 Pixels = NDArray[np.uint8]
