@@ -18,7 +18,7 @@ from tests.tiny_selector import write_tiny_selector
 
 PLUGINS = ("derain", "desnow", "dehaze")
 SIDES = ((24, 24), (32, 48), (48, 32))
-MAX_STEPS = 24
+MAX_STEPS = 8
 POLL_S = 0.25
 SHARE_OF_SENTENCES = 0.25
 ALWAYS = -1.1  # a cosine is above it: the selector picks every task
@@ -64,7 +64,7 @@ def random_job(rng: random.Random, timeout_s: float) -> tuple[Job, bytes]:
         instruction="remove the rain" if is_sentence else "",
         plugins=None if is_sentence else names,
         priority=rng.choice(list(Priority)),
-        steps=rng.randint(4, MAX_STEPS),
+        steps=rng.randint(2, MAX_STEPS),
         seed=rng.randrange(2**32),
     )
     plan = None if is_sentence else Plan(tasks=tasks, source="request")

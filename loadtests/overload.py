@@ -24,6 +24,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import uvloop
 
 from loadtests.fleet import Fleet
 from service.images import encode
@@ -148,7 +149,7 @@ def measure(num_connections: int, depth: int, folder: Path) -> Report:
             _wait_for_worker(url)
             (worker,) = fleet.processes
             os.kill(worker.pid, signal.SIGSTOP)
-            answers = asyncio.run(submit_all(settings.port, num_connections))
+            answers = uvloop.run(submit_all(settings.port, num_connections))
             os.kill(worker.pid, signal.SIGCONT)
             ids = [answer.job_id for answer in answers if answer.status == httpx.codes.ACCEPTED]
             finished = asyncio.run(count_finished(url, ids))

@@ -3,7 +3,7 @@
 Those of workers and selectors (service.metrics_worker) come along. It knows no HTTP.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -79,6 +79,21 @@ class ApiMetrics:
         )
         self._published = PublishedMetrics()
         self.registry.register(self._published)
+
+    def observe_request(self, route: str, status: int, seconds: float) -> None:
+        """An HTTP request was answered."""
+        self.observer(route, status)(seconds)
+
+    def observer(self, route: str, status: int) -> Callable[[float], None]:
+        """The same for requests that all have one route and status: the labels are found once."""
+        requests = self.requests.labels(route, str(status))
+        duration_seconds = self.duration_seconds.labels(route)
+
+        def observe(seconds: float) -> None:
+            requests.inc()
+            duration_seconds.observe(seconds)
+
+        return observe
 
     def see_queue(
         self,

@@ -8,15 +8,14 @@ import asyncio
 import time
 from typing import Any
 
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive
 
 from service.errors import Overloaded, QueueUnavailable
 from service.job_queue import JobQueue
 
 FRESH_S = 0.25  # how old the number may be before it is looked up beside the refusals
 OLD_S = 1.0  # how old before a request waits for the look
-SUBMITTING = ("/v1/edit", "/v1/images/edits")
+NUM_TURNS = 4  # submissions that are worked on at once; refusals pass between their turns
 
 
 class Admission:
@@ -24,19 +23,21 @@ class Admission:
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
-        self._entering: set[asyncio.Task[Any] | None] = set()
+        self._entering: dict[asyncio.Task[Any] | None, Turn] = {}
+        self._turns = asyncio.Semaphore(NUM_TURNS)
         self._look: asyncio.Task[None] | None = None
 
-    async def enter(self) -> None:
-        """Take a place; Overloaded if there is none."""
+    async def enter(self) -> "Turn":
+        """Take a place, and wait for a turn; Overloaded if there is no place."""
         if self._age_s > OLD_S:
-            await self._look_up()
+            await asyncio.shield(self._looking())
         seen = self._queue.seen
         if seen.waiting + len(self._entering) < self._queue.settings.max_depth:
-            self._entering.add(asyncio.current_task())
-            return
-        if self._age_s > FRESH_S and (self._look is None or self._look.done()):
-            self._look = asyncio.create_task(self._look_up())
+            turn = self._entering[asyncio.current_task()] = Turn(self._turns)
+            await turn.take()
+            return turn
+        if self._age_s > FRESH_S:
+            self._looking()
         raise Overloaded(
             f"at most {self._queue.settings.max_depth} jobs may wait; try again later",
             retry_after_s=seen.retry_after_s,
@@ -44,11 +45,18 @@ class Admission:
 
     def leave(self) -> None:
         """The job of this task is submitted, or never will be."""
-        self._entering.discard(asyncio.current_task())
+        if turn := self._entering.pop(asyncio.current_task(), None):
+            turn.give_back()
 
     @property
     def _age_s(self) -> float:
         return time.monotonic() - self._queue.seen.at
+
+    def _looking(self) -> asyncio.Task[None]:
+        """One look for all who need it."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_up())
+        return self._look
 
     async def _look_up(self) -> None:
         try:
@@ -57,28 +65,30 @@ class Admission:
             return  # whoever is let in finds out, and says so
 
 
-class EarlyDoor:
-    """ASGI middleware: a request that has no place is refused before its body is read.
+class Turn:
+    """One of the few submissions that are worked on at once."""
 
-    One with an Idempotency-Key may ask for a job that there is already, so it is let in.
-    """
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns, self._is_held = turns, False
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    async def take(self) -> None:
+        await self._turns.acquire()
+        self._is_held = True
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not _submits(scope):
-            await self._app(scope, receive, send)
-            return
-        admission: Admission = scope["app"].state.intake.admission
-        await admission.enter()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            admission.leave()
+    def give_back(self) -> None:
+        if self._is_held:
+            self._turns.release()
+        self._is_held = False
 
+    def outside(self, receive: Receive) -> Receive:
+        """`receive` with the turn given back while it waits: an upload may take long."""
 
-def _submits(scope: Scope) -> bool:
-    if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in SUBMITTING:
-        return False
-    return "idempotency-key" not in Headers(scope=scope)
+        async def receive_outside() -> Message:
+            was_held = self._is_held
+            self.give_back()
+            message = await receive()
+            if was_held:
+                await self.take()
+            return message
+
+        return receive_outside

@@ -1,6 +1,7 @@
 """The api role: a FastAPI application over the queue, and the server that runs it."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -19,7 +20,7 @@ from service.api import (
     repository,
     routes,
 )
-from service.api.admission import EarlyDoor
+from service.api.early_door import EarlyDoor
 from service.api.grpc_errors import Edge
 from service.api.grpc_server import serving_grpc
 from service.api.guard import Guard, check_exposure
@@ -63,6 +64,8 @@ def create_app(settings: Settings) -> FastAPI:
                 edge = Edge(app.state.metrics, app.state.guard, app.state.tracer)
                 serving = serving_grpc(intake, edge, settings, settings.grpc_port)
                 await exits.enter_async_context(serving)
+            gc.collect()
+            gc.freeze()  # what is here stays: collections that look at it again hold up answers
             yield
 
     app = FastAPI(
@@ -75,7 +78,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.base, app.state.settings = settings.base, settings
     app.state.metrics = ApiMetrics()
     app.state.tracer = Tracer.connect(settings.traces_url, "api")
-    app.add_middleware(EarlyDoor)
     app.add_middleware(KeyCheck, guard=lambda: app.state.guard)
     # Base64 makes four bytes of three.
     max_body_bytes = settings.max_image_bytes * 4 // 3 + BODY_OVERHEAD_BYTES
@@ -85,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
         tracer=app.state.tracer,
         max_body_bytes=max_body_bytes,
     )
+    app.add_middleware(EarlyDoor, metrics=app.state.metrics)
     add_problem_handlers(app)
     app.include_router(routes.router)
     app.include_router(events.router)

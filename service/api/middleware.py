@@ -2,8 +2,8 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -52,8 +52,7 @@ class Gate:
     def _record(self, exchange: "Exchange") -> None:
         route = exchange.route
         seconds = time.monotonic() - exchange.started
-        self._metrics.requests.labels(route, str(exchange.status)).inc()
-        self._metrics.duration_seconds.labels(route).observe(seconds)
+        self._metrics.observe_request(route, exchange.status, seconds)
         level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
         context = {
             "request_id": exchange.request_id,
@@ -67,6 +66,14 @@ class Gate:
         log.log(level, "%s %s", exchange.scope["method"], exchange.scope["path"], extra=context)
         if route not in QUIET_ROUTES:
             self._tracer.add(exchange.span())
+
+
+def name_request(scope: Scope) -> str:
+    """The id that was sent or a new one, which the request carries from here on."""
+    sent_id = Headers(scope=scope).get("x-request-id", "")
+    request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else secrets.token_hex(16)
+    scope.setdefault("state", {})["request_id"] = request_id
+    return request_id
 
 
 class Exchange:
@@ -84,9 +91,7 @@ class Exchange:
         self._max_body_bytes = max_body_bytes
         self._num_body_bytes = 0
         self._has_started = False
-        sent_id = self._headers.get("x-request-id", "")
-        self.request_id = sent_id if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self.request_id = name_request(scope)
 
     def span(self) -> Span:
         """Of the whole exchange, that ends now."""

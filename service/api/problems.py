@@ -45,7 +45,7 @@ def problem_of(error: errors.DiffPluginError, request: Request) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    if is_openai(request.url.path):
+    if is_openai(request.scope["path"]):
         return openai_problem(error, headers)
     status = CATALOGUE[type(error)].http
     return _answer(request, status, error.code, error.title, str(error), headers)
@@ -69,7 +69,7 @@ async def _on_router_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for HTTPException. This is a bug."
     code, title = ROUTER_CODES.get(error.status_code, ("bad_request", "Bad request"))
     detail = f"{error.detail}: {request.method} {request.url.path}"
-    if is_openai(request.url.path):
+    if is_openai(request.scope["path"]):
         answer = body(detail, "invalid_request_error", code)
         return JSONResponse(answer, error.status_code, error.headers)
     return _answer(request, error.status_code, code, title, detail, dict(error.headers or {}))
@@ -87,7 +87,7 @@ def _answer(
         title=title,
         status=status,
         detail=detail,
-        instance=request.url.path,
+        instance=request.scope["path"],
         code=code,
         request_id=request.state.request_id,
     )
