@@ -108,18 +108,26 @@ class ImageStore:
     def drop_containers(self) -> None:
         self.buildah("rm", "--all")
 
-    def _pip_mounts(self) -> list[tuple[Path, str]]:
+    def _pip_mounts(self) -> list[tuple[str, str]]:
         """pip's configuration as one file, and every path of this machine that it names."""
         values = subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout
         found = dict(re.findall(r"^(?:global|:env:|install)\.(\S+)='(.*)'$", values, re.MULTILINE))
-        file = self.folder / "pip.conf"
-        lines = [f"{name} = {value}" for name, value in found.items()]
-        file.write_text("\n".join(["[global]", *lines, ""]))
-        places = {
-            path for value in found.values() for path in re.findall(r"(?<!:/)/[^\s,]+", value)
+        named = {
+            path for value in found.values() for path in re.findall(r"(?:^|://|\s)(/\S+)", value)
         }
-        there = sorted(path.replace("//", "/") for path in places)
-        return [(file, "/etc/pip.conf"), *((Path(p), p) for p in there if Path(p).exists())]
+        # Not at their own places, where packages of the build put files of theirs.
+        places = {path: f"/tmp/pip{path}" for path in sorted(named) if Path(path).exists()}
+        lines = [f"{name} = {_moved(value, places)}" for name, value in found.items()]
+        file = self.folder / "pip.conf"
+        file.write_text("\n".join(["[global]", *lines, ""]))
+        return [(str(file), "/etc/pip.conf"), *places.items()]
+
+
+def _moved(value: str, places: dict[str, str]) -> str:
+    """The value with paths as they are inside of the build."""
+    for outside, inside in places.items():
+        value = re.sub(rf"(?<![\w-]){re.escape(outside)}(?![\w/-])", inside, value)
+    return value
 
 
 def stages() -> dict[str, int]:

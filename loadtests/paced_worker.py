@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from service.engine.updates import BatchDone, EditDone, StepDone, Update
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
+from service.models.residency import Residency
 from service.plugin_manifest import Published
 from service.settings import Settings
 from service.worker import Worker, WorkerSettings
@@ -27,6 +29,9 @@ PLUGIN = "derain"
 class PacedEngine:
     """Every step takes `step_s` for all its edits together, as on a device that is not full."""
 
+    residency = Residency()
+    device_memory: Mapping[str, int] = MappingProxyType({})
+    num_padding_rows = 0
     plugins = (PLUGIN,)
 
     def __init__(self, step_s: float, num_steps: int, num_slots: int) -> None:
