@@ -20,6 +20,9 @@ MIRROR = "http://deb.debian.org/debian"
 # What the slim images of Debian leave out.
 SLIM = ("var/cache/apt", "var/lib/apt/lists", *(f"usr/share/{n}" for n in ("doc", "locale", "man")))
 BASE = "docker.io/library/debian:bookworm-slim"
+# /a/b and file:///a/b, not the path of another URL.
+LOCAL_PATH = re.compile(r"(?:(?<=file://)|(?<![^\s]))/\S+")
+INSIDE = r"/tmp/pip\g<0>"
 
 
 class CannotBuild(Exception):
@@ -112,22 +115,17 @@ class ImageStore:
         """pip's configuration as one file, and every path of this machine that it names."""
         values = subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout
         found = dict(re.findall(r"^(?:global|:env:|install)\.(\S+)='(.*)'$", values, re.MULTILINE))
-        named = {
-            path for value in found.values() for path in re.findall(r"(?:^|://|\s)(/\S+)", value)
-        }
+        paths = {match[0] for value in found.values() for match in LOCAL_PATH.finditer(value)}
+        # An index links to files beside it, so the folder around it comes along.
+        paths = {str(Path(path).parent) if Path(path).is_dir() else path for path in paths}
         # Not at their own places, where packages of the build put files of theirs.
-        places = {path: f"/tmp/pip{path}" for path in sorted(named) if Path(path).exists()}
-        lines = [f"{name} = {_moved(value, places)}" for name, value in found.items()]
+        lines = [f"{key} = {LOCAL_PATH.sub(INSIDE, value)}" for key, value in found.items()]
         file = self.folder / "pip.conf"
         file.write_text("\n".join(["[global]", *lines, ""]))
-        return [(str(file), "/etc/pip.conf"), *places.items()]
-
-
-def _moved(value: str, places: dict[str, str]) -> str:
-    """The value with paths as they are inside of the build."""
-    for outside, inside in places.items():
-        value = re.sub(rf"(?<![\w-]){re.escape(outside)}(?![\w/-])", inside, value)
-    return value
+        there = sorted(path for path in paths if Path(path).exists())
+        # A folder brings what lies in it.
+        outer = [p for p in there if not any(Path(o) in Path(p).parents for o in there)]
+        return [(str(file), "/etc/pip.conf"), *((path, f"/tmp/pip{path}") for path in outer)]
 
 
 def stages() -> dict[str, int]:

@@ -4,12 +4,13 @@ Needs httpx alone. Results lie beside the photos as NAME.restored.png.
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 import httpx
 
-URL = "http://127.0.0.1:8000"
+URL = os.environ.get("DIFFPLUGIN_URL", "http://127.0.0.1:8000")
 
 
 async def edit(client: httpx.AsyncClient, photo: Path, instruction: str) -> None:

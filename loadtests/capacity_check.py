@@ -134,19 +134,28 @@ def measure_times(url: str, photo: bytes, max_rows: int, num_workers: int) -> St
     start = Metrics(url, num_warm)
     _, seconds = asyncio.run(send(url, photo, np.zeros(NUM_ALONE), 1))
     alone = Metrics(url, num_warm + NUM_ALONE)
-    asyncio.run(send(url, photo, np.zeros(2 * full), full))
-    end = Metrics(url, num_warm + NUM_ALONE + 2 * full)
-    step = "diffplugin_denoise_step_seconds"
-    rows = end.mean_since(alone, "diffplugin_batch_size")
-    steps = alone.since(start, "diffplugin_steps_total") / NUM_ALONE
+    num_full = 3 * full
+    sent, took = asyncio.run(send(url, photo, np.zeros(num_full), full))
+    end = Metrics(url, num_warm + NUM_ALONE + num_full)
+    num_steps = round(alone.since(start, "diffplugin_steps_total") / NUM_ALONE)
     prepare_s, finish_s = (
         alone.mean_since(start, "diffplugin_stage_seconds", stage)
         for stage in ("prepare", "finish")
     )
-    step_s = {1: alone.mean_since(start, step), round(rows): end.mean_since(alone, step)}
-    inside_s = steps * step_s[1] + prepare_s + finish_s
+    # All workers were busy: what is left of a batch's share of the time, they spend between steps.
+    batches = end.since(alone, "diffplugin_batches_total")
+    cycle_s = num_workers * float(max(sent + took) - min(sent)) / batches
+    cycle_s -= (prepare_s + finish_s) * num_full / batches
+    alone_s, full_s = (
+        after.mean_since(before, "diffplugin_denoise_step_seconds")
+        for before, after in ((start, alone), (alone, end))
+    )
+    between_s = max(0.0, cycle_s - full_s)
+    rows = round(end.mean_since(alone, "diffplugin_batch_size"))
+    step_s = {1: alone_s + between_s, rows: full_s + between_s}
+    inside_s = num_steps * step_s[1] + prepare_s + finish_s
     outside_s = max(0.0, statistics.median(seconds) - inside_s)
-    return StepTimes(step_s, round(steps), prepare_s, finish_s, outside_s)
+    return StepTimes(step_s, num_steps, prepare_s, finish_s, outside_s)
 
 
 def compare(
