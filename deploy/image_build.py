@@ -95,7 +95,7 @@ class ImageStore:
         """Build one target of the Dockerfile; its log lies in the folder."""
         began, name = time.monotonic(), f"diffplugin-serve:{target}"
         options = ["--pull-never", "--layers=false", "--isolation=chroot", "--format=docker"]
-        mounts = [f"--volume={outside}:{inside}:ro" for outside, inside in self._pip_mounts()]
+        mounts = [f"--volume={outside}:{inside}:ro" for outside, inside in self.pip_mounts()]
         arguments = [*options, *mounts, "--target", target, "--tag", name, str(ROOT)]
         self.buildah("bud", *arguments, log=self.folder / f"build-{target}.log")
         about = json.loads(self.buildah("images", "--json", name))[0]
@@ -111,7 +111,7 @@ class ImageStore:
     def drop_containers(self) -> None:
         self.buildah("rm", "--all")
 
-    def _pip_mounts(self) -> list[tuple[str, str]]:
+    def pip_mounts(self) -> list[tuple[str, str]]:
         """pip's configuration as one file, and every path of this machine that it names."""
         values = subprocess.run(["pip", "config", "list"], capture_output=True, text=True).stdout
         found = dict(re.findall(r"^(?:global|:env:|install)\.(\S+)='(.*)'$", values, re.MULTILINE))
