@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import uvloop
 
 from service.consumer_names import consumer_name
 from service.engine.edit import Edit
@@ -18,7 +20,6 @@ from service.engine.updates import BatchDone, EditDone, StepDone, Update
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import Progress, Timings
-from service.models.residency import Residency
 from service.plugin_manifest import Published
 from service.settings import Settings
 from service.worker import Worker, WorkerSettings
@@ -26,13 +27,25 @@ from service.worker import Worker, WorkerSettings
 PLUGIN = "derain"
 
 
+@dataclass(frozen=True)
+class NoWeights:
+    """Residency of an engine without networks; importing the real one would take torch."""
+
+    num_hits: int = 0
+    num_host_hits: int = 0
+    num_misses: int = 0
+    num_evictions: int = 0
+    load_s: float = 0.0
+    resident_bytes: int = 0
+
+
 class PacedEngine:
     """Every step takes `step_s` for all its edits together, as on a device that is not full."""
 
-    residency = Residency()
+    plugins = (PLUGIN,)
+    residency = NoWeights()
     device_memory: Mapping[str, int] = MappingProxyType({})
     num_padding_rows = 0
-    plugins = (PLUGIN,)
 
     def __init__(self, step_s: float, num_steps: int, num_slots: int) -> None:
         self._step_s, self._num_steps, self._num_slots = step_s, num_steps, num_slots
@@ -91,4 +104,4 @@ async def serve(settings: Settings, engine: PacedEngine) -> None:
 if __name__ == "__main__":
     step_s, num_steps, num_slots = sys.argv[1:]
     engine = PacedEngine(float(step_s), int(num_steps), int(num_slots))
-    asyncio.run(serve(Settings(), engine))
+    uvloop.run(serve(Settings(), engine))

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 DOMAIN = "diffplugin"
 # The calls that count towards a key's rate.
 WORK = ("Edit", "EditStream", "SubmitEdit", "UploadEdit", "Plan")
+# What a load balancer asks; it has no key.
+OPEN = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata")
 FAULTS = (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -59,8 +61,9 @@ def answers_errors(
         started_at, trace = time.time(), _trace_of(context)
         CURRENT.set(trace.traceparent)  # for this call: each has a task of its own
         try:
-            key = _key_of(context)
-            await service.edge.guard.check(key, "edit", is_work=call.__name__ in WORK)
+            if call.__name__ not in OPEN:
+                key = _key_of(context)
+                await service.edge.guard.check(key, "edit", is_work=call.__name__ in WORK)
             answer = await call(service, request, context)
             code = StatusCode.OK
             return answer

@@ -1,4 +1,4 @@
-"""The gRPC server: EditService, grpc.health.v1, reflection; in the event loop that serves HTTP."""
+"""The gRPC server: EditService, health, reflection, KServe; in the event loop that serves HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,14 +9,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.api.grpc_errors import Edge
+from service.api.grpc_inference import InferenceService
 from service.api.grpc_service import EditService
 from service.api.intake import Intake
 from service.api.tls import grpc_tls
 from service.errors import QueueUnavailable
 from service.pb.diffplugin.v1 import edit_pb2, edit_pb2_grpc
+from service.pb.inference import open_inference_pb2, open_inference_pb2_grpc
 from service.settings import Settings
 
 SERVICE = edit_pb2.DESCRIPTOR.services_by_name["EditService"].full_name
+INFERENCE = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # Beside the image a message carries its other fields.
 MESSAGE_OVERHEAD_BYTES = 2**20
 MAX_BYTES_PER_PIXEL = 8  # of a result: four channels of 16 bits
@@ -31,10 +34,13 @@ async def serving_grpc(
     servicer = EditService(intake, edge, settings.result_ttl_s)
     # The generated code has no types.
     edit_pb2_grpc.add_EditServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+        InferenceService(intake, edge), server
+    )
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     reflection.enable_server_reflection(
-        (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        (SERVICE, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     await _set_readiness(healths, intake)
     address, credentials = _address(settings.host, port), grpc_tls(settings)

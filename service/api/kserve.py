@@ -22,7 +22,18 @@ TEXT = TensorMetadata(name="instruction", datatype="BYTES", shape=(1,))
 @router.get("/v2/models/{name}")
 async def v2_model(request: Request, name: Name) -> ModelMetadata:
     """A plugin as a model: its version, and that an image file goes in and out."""
-    manifest = await _manifest(request, name)
+    return await model_metadata(request.app.state.intake, name)
+
+
+@router.get("/v2/models/{name}/ready")
+async def v2_model_ready(request: Request, name: Name) -> ModelReadiness:
+    """Whether every live worker serves the plugin, in the version that is to be served."""
+    return ModelReadiness(name=name, ready=await is_model_ready(request.app.state.intake, name))
+
+
+async def model_metadata(intake: Intake, name: str, version: str = "") -> ModelMetadata:
+    """UnknownPlugin if there is none of that name and, if one is given, version."""
+    manifest = await _manifest(intake, name, version)
     return ModelMetadata(
         name=name,
         versions=(manifest.version,),
@@ -32,18 +43,16 @@ async def v2_model(request: Request, name: Name) -> ModelMetadata:
     )
 
 
-@router.get("/v2/models/{name}/ready")
-async def v2_model_ready(request: Request, name: Name) -> ModelReadiness:
-    """Whether every live worker serves the plugin, in the version that is to be served."""
-    intake: Intake = request.app.state.intake
-    manifest, (workers, _) = await _manifest(request, name), await intake.live()
+async def is_model_ready(intake: Intake, name: str, version: str = "") -> bool:
+    manifest, (workers, _) = await _manifest(intake, name, version), await intake.live()
     served = [info.versions.get(name) == manifest.version for info in workers]
-    return ModelReadiness(name=name, ready=bool(served) and all(served))
+    return bool(served) and all(served)
 
 
-async def _manifest(request: Request, name: str) -> PluginManifest:
-    plugins = await request.app.state.intake.plugins()
+async def _manifest(intake: Intake, name: str, version: str) -> PluginManifest:
+    plugins = await intake.plugins()
     if name not in plugins:
         raise UnknownPlugin(f"no plugin is called {name!r}; there are: {', '.join(plugins)}")
-    manifest: PluginManifest = plugins[name]
-    return manifest
+    if version not in ("", plugins[name].version):
+        raise UnknownPlugin(f"plugin {name!r} is served in version {plugins[name].version}")
+    return plugins[name]

@@ -29,7 +29,7 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> Response:
     """200 if Redis answers and worker and selector are alive; else 503 says what is missing."""
-    readiness = await _readiness(request.app.state.intake)
+    readiness = await readiness_of(request.app.state.intake)
     status = 200 if readiness.status == "ready" else 503
     return Response(readiness.model_dump_json(), status, media_type="application/json")
 
@@ -43,7 +43,7 @@ async def v2_live() -> dict[str, bool]:
 @router.get("/v2/health/ready", response_model=V2Readiness, responses={503: {"model": V2Readiness}})
 async def v2_ready(request: Request) -> Response:
     """/readyz as the Open Inference Protocol has it."""
-    is_ready = (await _readiness(request.app.state.intake)).status == "ready"
+    is_ready = (await readiness_of(request.app.state.intake)).status == "ready"
     answer = V2Readiness(ready=is_ready).model_dump_json()
     return Response(answer, 200 if is_ready else 503, media_type="application/json")
 
@@ -70,7 +70,8 @@ async def metrics(request: Request) -> Response:
     return Response(measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _readiness(intake: Intake) -> Readiness:
+async def readiness_of(intake: Intake) -> Readiness:
+    """Whether edits can be served, and what is missing."""
     try:
         workers, selectors = await intake.live()
     except QueueUnavailable as error:
