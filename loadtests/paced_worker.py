@@ -45,6 +45,8 @@ class PacedEngine:
     plugins = (PLUGIN,)
     residency = NoWeights()
     device_memory: Mapping[str, int] = MappingProxyType({})
+    edit_memory: Mapping[str, int] = MappingProxyType({})
+    num_short_of_memory = 0
     num_padding_rows = 0
 
     def __init__(self, step_s: float, num_steps: int, num_slots: int) -> None:

@@ -40,6 +40,10 @@ class EngineState(Protocol):
     def residency(self) -> Residency: ...
     @property
     def device_memory(self) -> Mapping[str, int]: ...
+    @property
+    def edit_memory(self) -> Mapping[str, int]: ...
+    @property
+    def num_short_of_memory(self) -> int: ...
 
 
 class EngineMetrics:
@@ -194,11 +198,25 @@ class EngineCollector(Collector):
             "Weights of the resident plugins.",
             counts.resident_bytes,
         )
-        memory = GaugeMetricFamily(
+        yield _by_kind(
             "diffplugin_device_memory_bytes",
             "Memory of the GPU: allocated, reserved, total. On a CPU there is no sample.",
-            labels=["kind"],
+            self._engine.device_memory,
         )
-        for kind, num_bytes in self._engine.device_memory.items():
-            memory.add_metric([kind], num_bytes)
-        yield memory
+        yield _by_kind(
+            "diffplugin_edit_memory_bytes",
+            "Memory that running edits need at most, as measured at start, and their budget.",
+            self._engine.edit_memory,
+        )
+        yield GaugeMetricFamily(
+            "diffplugin_edits_short_of_memory",
+            "Edits in the engine that wait for memory.",
+            self._engine.num_short_of_memory,
+        )
+
+
+def _by_kind(name: str, text: str, values: Mapping[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["kind"])
+    for kind, value in values.items():
+        family.add_metric([kind], value)
+    return family

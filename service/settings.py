@@ -73,6 +73,15 @@ class Settings(BaseSettings):
     max_host_plugin_bytes: int = Field(
         8 * 2**30, gt=0, description="The same in host memory, where the device has its own."
     )
+    memory_share: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Of the memory free at start, for a worker's edits; 0: no limit.",
+    )
+    max_memory_bytes: int = Field(
+        0, ge=0, description="Memory for a worker's running edits; 0: as memory_share says."
+    )
     max_queue_depth: int = Field(256, description="Waiting jobs beyond which new ones get 429.")
     max_queue_bytes: int = Field(
         2**30, description="Bytes of open jobs' pictures beyond which new ones get 429."

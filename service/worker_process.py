@@ -30,6 +30,8 @@ async def run_worker(settings: Settings) -> None:
         max_plugin_bytes=settings.max_plugin_bytes,
         max_host_plugin_bytes=settings.max_host_plugin_bytes,
     )
+    if settings.memory_share or settings.max_memory_bytes:
+        engine.limit_memory(settings.memory_share, settings.max_memory_bytes)
     await serve_engine(engine, settings)
 
 

@@ -49,6 +49,8 @@ def mark_of(pid: int) -> int:
 class ScriptedEngine:
     residency = Residency()
     device_memory: Mapping[str, int] = MappingProxyType({})
+    edit_memory: Mapping[str, int] = MappingProxyType({})
+    num_short_of_memory = 0
     num_padding_rows = 0
     plugins = ("derain",)
     versions = MappingProxyType({"derain": "1.0.0"})

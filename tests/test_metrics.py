@@ -20,6 +20,8 @@ class Engine:
         num_hits=5, num_host_hits=4, num_misses=2, num_evictions=1, load_s=0.5, resident_bytes=99
     )
     device_memory = {"allocated": 7}
+    edit_memory = {"needed": 5, "budget": 9}
+    num_short_of_memory = 2
     num_padding_rows = 3
 
 
@@ -137,4 +139,6 @@ def test_the_engines_own_numbers_are_read_when_they_are_asked_for() -> None:
     assert value("diffplugin_plugin_load_seconds_total") == 0.5
     assert value("diffplugin_plugin_resident_bytes") == 99
     assert value("diffplugin_device_memory_bytes", {"kind": "allocated"}) == 7
+    assert value("diffplugin_edit_memory_bytes", {"kind": "budget"}) == 9
+    assert value("diffplugin_edits_short_of_memory") == 2
     assert value("diffplugin_process_resident_memory_bytes") > 10**6

@@ -39,6 +39,8 @@ class InvertingEngine:
 
     residency = Residency()
     device_memory: Mapping[str, int] = MappingProxyType({})
+    edit_memory: Mapping[str, int] = MappingProxyType({})
+    num_short_of_memory = 0
     num_padding_rows = 0
 
     def __init__(self, num_slots: int = 2) -> None:

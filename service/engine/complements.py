@@ -28,7 +28,7 @@ class Complements:
         self.cond, self._timesteps, self.tokens = cond, timesteps, tokens
         self._width = sum(widths)
         bytes_per_step = self._width * cond[:, 0].numel() * cond.element_size()
-        self._num_ahead = max(1, max_bytes // bytes_per_step)
+        self._num_ahead = steps_per_window(bytes_per_step, max_bytes)
         self._start, self._window = 0, self._compute(0)
 
     def at(self, step: int) -> Tensor:
@@ -55,6 +55,11 @@ class Complements:
         if missing:  # a plugin without gain head, on a base whose other plugins have one
             parts.append(parts[0].new_zeros(len(parts[0]), missing, *parts[0].shape[2:]))
         return torch.cat(parts, dim=1).split_with_sizes([num_views] * num_steps)
+
+
+def steps_per_window(bytes_per_step: int, max_bytes: int = MAX_WINDOW_BYTES) -> int:
+    """How many steps of an edit are computed, and kept, at once."""
+    return max(1, max_bytes // bytes_per_step)
 
 
 def complement_widths(unet: dict[str, object], predicts_sample: bool) -> tuple[int, ...]:

@@ -6,15 +6,18 @@ It runs in a notebook as well as in a worker: it knows no queue, no HTTP and no 
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from service import errors
+from service.engine.admission import Admission
 from service.engine.bucketed_step import BUCKETS
 from service.engine.edit import Edit
+from service.engine.memory_budget import MemoryBudget
+from service.engine.memory_costs import measured_budget
 from service.engine.model_runner import ModelRunner
 from service.engine.preset import choose_preset
 from service.engine.scheduler import Scheduler
@@ -53,13 +56,39 @@ class Engine:
         buckets = BUCKETS if runner.pads_batches else ()
         self.scheduler = Scheduler(max_batch_size, buckets, runner.cache_interval)
         self._step_s = 0.0  # how long the last denoising step took
+        self._admission: Admission | None = None
 
     @property
     def has_work(self) -> bool:
         return len(self.scheduler) > 0
 
+    def limit_memory(self, share: float, max_bytes: int = 0) -> None:
+        """Measure what edits cost, and run no more together than fit; for an idle engine.
+
+        The budget is `max_bytes`, or, if that is 0, `share` of the memory that is free.
+        """
+        size = self.scheduler.max_batch_size
+        self.limit_to(measured_budget(self.runner, self._run_all, size, share, max_bytes))
+
+    def limit_to(self, budget: MemoryBudget | None) -> None:
+        """Run no more together than fit; None: no limit."""
+        self.scheduler.budget = budget
+        self._admission = Admission(self.runner, budget) if budget else None
+
+    def _run_all(self, edits: Sequence[Edit]) -> bool:
+        """From start to end; False if one of them failed."""
+        for edit in edits:
+            self.add(edit)
+        is_good = True
+        while self.has_work:
+            is_good &= not any(isinstance(update, EditFailed) for update in self.step())
+        return is_good
+
     @property
     def num_free_slots(self) -> int:
+        """None while somebody waits for memory: what waits here, no other worker can take."""
+        if self.scheduler.num_short_of_memory:
+            return 0
         return max(0, self.scheduler.max_batch_size - len(self.scheduler))
 
     @property
@@ -87,6 +116,19 @@ class Engine:
         return self.runner.num_padding_rows
 
     @property
+    def edit_memory(self) -> dict[str, int]:
+        """Bytes that running edits need at most, and may; nothing if they are not limited."""
+        budget = self.scheduler.budget
+        if budget is None:
+            return {}
+        return {"needed": self.scheduler.needed_bytes, "budget": budget.max_bytes}
+
+    @property
+    def num_short_of_memory(self) -> int:
+        """Edits that have a place, but must wait for memory."""
+        return self.scheduler.num_short_of_memory
+
+    @property
     def device_memory(self) -> dict[str, int]:
         """Bytes of the GPU by kind: allocated, reserved and total; nothing on a CPU."""
         device = self.backbone.device
@@ -106,15 +148,21 @@ class Engine:
         return self.runner.store.follow(published)
 
     def add(self, edit: Edit) -> None:
-        """Take an edit with at least one plugin; UnknownPlugin if one of them is not installed."""
+        """Take an edit with at least one plugin.
+
+        UnknownPlugin if one of them is not installed, ImageTooLarge if memory can never do.
+        """
         if not edit.plugins[edit.num_done :]:
             raise errors.InvalidRequest("an edit needs at least one plugin to run")
-        versions = dict(edit.versions)
-        for name in edit.plugins[edit.num_done :]:
-            versions[name] = self._expect(name, edit.versions.get(name)).version
+        names = edit.plugins[edit.num_done :]
+        manifests = [self._expect(name, edit.versions.get(name)) for name in names]
+        versions = dict(edit.versions) | {m.name: m.version for m in manifests}
         most = sys.maxsize if self.runner.preset.resizes_to_grid else self.max_whole_pixels
         pixels = self.runner.fitted(edit.pixels) if edit.resumed is None else edit.resumed
-        self.scheduler.add(Trajectory(edit, pixels, most, versions, task=edit.num_done))
+        trajectory = Trajectory(edit, pixels, most, versions, task=edit.num_done)
+        if self._admission:
+            self._admission.admit(trajectory, manifests)
+        self.scheduler.add(trajectory)
 
     def _expect(self, name: str, version: str | None) -> PluginManifest:
         """Its weights at once, or, while others run, on their way beside them."""

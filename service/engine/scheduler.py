@@ -6,8 +6,10 @@ from itertools import accumulate
 
 import torch
 
+from service.engine.memory_budget import MemoryBudget, needed_bytes
 from service.engine.trajectory import Stage, Trajectory
 
+MAX_OVERTAKEN = 8  # edits of less memory that may begin before one that waits for it
 MIN_FILL = 0.75  # of a bucket; below it, padding would cost more than a row that waits a step
 
 
@@ -21,11 +23,13 @@ class Scheduler:
     def __init__(
         self, max_batch_size: int, buckets: Sequence[int] = (), cache_interval: int = 1
     ) -> None:
+        self.budget: MemoryBudget | None = None  # of what runs together
         self.max_batch_size, self._buckets = max_batch_size, buckets
         self._cache_interval = cache_interval
         self._waiting: deque[Trajectory] = deque()
         self._running: list[Trajectory] = []
         self._clock = 0
+        self.num_short_of_memory = 0  # of those that wait, when last looked at
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -43,6 +47,7 @@ class Scheduler:
 
     def admit(self) -> list[Trajectory]:
         """Running trajectories that must be prepared, after filling free places from the queue."""
+        self.num_short_of_memory = 0
         while len(self._running) < self.max_batch_size and (chosen := self._next()):
             self._waiting = deque(t for t in self._waiting if t is not chosen)
             self._running.append(chosen)
@@ -94,10 +99,35 @@ class Scheduler:
         """The large photo whose tiles run, if there is one."""
         return self._in(Stage.TILING)[:1]
 
+    @property
+    def needed_bytes(self) -> int:
+        """Of what runs, at most."""
+        return needed_bytes(t.demand for t in self._running)
+
     def _next(self) -> Trajectory | None:
-        """First come, first served; but a large photo waits until no other one takes memory."""
+        """First come, first served. But a large photo waits until no other one runs, and what has
+        no memory yet lets some pass that have.
+        """
         is_taken = any(t.large for t in self._running)
-        return next((t for t in self._waiting if not (is_taken and t.large)), None)
+        short: list[Trajectory] = []
+        for trajectory in self._waiting:
+            if is_taken and trajectory.large:
+                continue
+            if self._fits(trajectory):
+                for passed in short:
+                    passed.num_overtaken += 1
+                return trajectory
+            short.append(trajectory)
+            self.num_short_of_memory = len(short)
+            if trajectory.num_overtaken >= MAX_OVERTAKEN:
+                return None
+        return None
+
+    def _fits(self, trajectory: Trajectory) -> bool:
+        """Beside those that run; alone it always does, or it would have been refused."""
+        if self.budget is None or not self._running:
+            return True
+        return self.budget.fits(t.demand for t in (*self._running, trajectory))
 
     def _in(self, stage: Stage) -> list[Trajectory]:
         return [t for t in self._running if t.stage is stage]

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from service.engine.canvas import Canvas, Tile, tiles_of
+from service.engine.canvas import HISTORY, Canvas, Tile, tiles_of
 from service.engine.large_photo import LargePhoto, LargeTask, window_of
 from service.engine.large_refine import refine_large
 from service.engine.sampling import NoiseSchedule, update
@@ -17,6 +17,9 @@ from service.images import UnitPixels
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise
 from service.models.plugin import Plugin
+
+NUM_FIELDS = 1 + 2 * (1 + len(HISTORY))  # of a canvas: the condition, the state and the next one
+NUM_PHOTOS = 4  # float32 (H, W, 3) at the end: restored, refined, in its tone, and between two
 
 
 class TileRunner:
@@ -130,6 +133,14 @@ class TileRunner:
                 patch * tile.rows.start - down,
                 patch * tile.columns.start - right,
             )
+
+
+def canvas_bytes(size: tuple[int, int], backbone: Backbone) -> int:
+    """Of the tiles' common state and of what is restored, of a photo (height, width), at most."""
+    pixels = size[0] * size[1]
+    latents = pixels // backbone.patch_size**2 * int(backbone.unet.config["out_channels"])
+    in_host_memory = 0 if backbone.device.type == "cuda" else NUM_PHOTOS * 3 * pixels
+    return 4 * (NUM_FIELDS * latents + in_host_memory)
 
 
 def _add_clipped(target: Tensor, part: Tensor, top: int, left: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from service.engine.complements import Complements
 from service.engine.edit import Edit
 from service.engine.large_photo import LargePhoto
+from service.engine.memory_budget import Demand
 from service.engine.sampling import SamplerState, StepTable
 from service.engine.side_stream import Mark
 from service.engine.sizes import brought_back, enlarged, reduced
@@ -67,6 +68,8 @@ class Trajectory:
     prepared: Prepared | None = None
     decoded: Decoded | None = None
     last_scheduled: int = 0  # number of the engine step that last ran it
+    demand: Demand = Demand()  # of memory
+    num_overtaken: int = 0  # by edits that came later and needed less memory
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     pixels: Pixels = field(init=False)  # the input in a size that the networks take
     large: LargePhoto | None = field(init=False)  # if `pixels` is only its overview
@@ -150,6 +153,12 @@ class Trajectory:
     def can_be_smaller(self) -> bool:
         """Once; whoever runs out of memory again has too little of it."""
         return self.num_halvings == 0
+
+    def restart_in_tiles(self) -> None:
+        """Do the present task as that of a large photo, whatever its size."""
+        height, width = self.input.shape[:2]
+        self.max_pixels = min(self.max_pixels, height * width // 2)
+        self._fit()
 
     def restart_smaller(self) -> None:
         """Do the present task once more, in tiles of half the side."""

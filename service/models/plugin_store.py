@@ -48,6 +48,11 @@ class PluginStore:
         return self._plugins.counts
 
     @property
+    def bytes_to_come(self) -> int:
+        """That plugins may yet take on the device."""
+        return self._plugins.bytes_to_come
+
+    @property
     def resident(self) -> tuple[str, ...]:
         """Names, without repetition: an old version stays while there is room."""
         return tuple(dict.fromkeys(name for (name, _), _ in self._plugins.plugins))

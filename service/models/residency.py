@@ -86,6 +86,12 @@ class ResidentPlugins:
             used, count = self._tier.num_bytes, len(self._tier.plugins)
             return count > 0 and used + used // count > self._tier.max_bytes
 
+    @property
+    def bytes_to_come(self) -> int:
+        """What may be added to the device before the first has to leave."""
+        with self._lock:
+            return max(0, self._tier.max_bytes - self._tier.num_bytes)
+
     def get(self, key: Key, read: Read) -> Plugin:
         """On the device, from wherever it is; `read` has it from disk into host memory."""
         with self._lock:
