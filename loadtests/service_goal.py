@@ -33,7 +33,7 @@ from service.settings import Settings
 from service.worker_process import serve_engine
 
 STEP_S = 0.02
-NUM_EDITS = 64
+NUM_EDITS = 192
 NUM_CLIENTS = 2 * MAX_BATCH  # so that the next edits wait while the batch runs
 READY_TIMEOUT_S = 120.0
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from service import queue_scripts as scripts
 from service.errors import EditFailed
 from service.jobs import Job, JobError, JobStatus, Plan, Preview, Progress, Timings
-from service.queue_connection import QueueConnection
+from service.queue_connection import MAX_EVENTS, QueueConnection
 from service.queue_records import (
     STATUS_OF_ERROR,
     Checkpoint,
@@ -45,6 +45,7 @@ class ConsumerSide(QueueConnection):
         self._renew = redis.register_script(scripts.RENEW)
         self._release = redis.register_script(scripts.RELEASE)
         self._finish = redis.register_script(scripts.FINISH)
+        self._report = redis.register_script(scripts.REPORT)
         self._save = redis.register_script(scripts.SAVE)
         self._read_job = redis.register_script(scripts.OPEN)
 
@@ -78,7 +79,21 @@ class ConsumerSide(QueueConnection):
 
     async def report(self, claim: Claim, progress: Progress) -> bool:
         """Publish progress; False if the claim is lost or the job has ended: stop working on it."""
-        return await self._write(claim, changed(claim.job, progress=progress), "progress")
+        return (await self.report_all([(claim, progress)]))[0]
+
+    async def report_all(self, reports: Sequence[tuple[Claim, Progress]]) -> list[bool]:
+        """report() of many claims of one consumer, in one call: an engine step has many."""
+        if not reports:
+            return []
+        keys: list[str] = []
+        args: list[Any] = [MAX_EVENTS, GROUP, reports[0][0].consumer]
+        for claim, progress in reports:
+            job_key, events_key, _, stream = self._keys(claim)
+            keys += (job_key, events_key, stream)
+            event = event_of(changed(claim.job, progress=progress), "progress")
+            args += (claim.entry, claim.delivery, progress.model_dump_json(), event)
+        with outages_named():
+            return [bool(holds) for holds in await self._report(keys, args)]
 
     async def show(self, claim: Claim, progress: Progress, preview: Preview) -> bool:
         """Publish a preview; False if the claim is lost or the job has ended."""

@@ -126,6 +126,30 @@ return 1
 """
 )
 
+# Progress of many jobs that one consumer holds. KEYS of each: job hash, events, stage's stream.
+# ARGV: most events kept, group, consumer, and of each job: entry, delivery, progress, event.
+# -> of each whether its claim still holds.
+REPORT = """
+local holds = {}
+for i = 1, #KEYS / 3 do
+  local job, events, stream = unpack(KEYS, 3 * i - 2, 3 * i)
+  local entry, delivery, progress, event = unpack(ARGV, 4 * i, 4 * i + 3)
+  local pending = redis.pcall('XPENDING', stream, ARGV[2], entry, entry, 1)
+  local found = not pending.err and pending[1]
+  local is_owned = found and found[2] == ARGV[3] and found[4] == tonumber(delivery)
+  local is_open = is_owned and redis.call('HGET', job, 'finished_at') == 'null'
+  if is_open then
+    redis.call('HSET', job, 'progress', progress)
+    redis.call('XADD', events, 'MAXLEN', ARGV[1], '*', 'event', event)
+  elseif is_owned then
+    redis.call('XACK', stream, ARGV[2], entry)
+    redis.call('XDEL', stream, entry)
+  end
+  holds[i] = is_open and 1 or 0
+end
+return holds
+"""
+
 # Extra KEY: checkpoint. ARGV from 8: number of tasks done, picture, versions of the plugins.
 SAVE = (
     _PRELUDE

@@ -97,6 +97,7 @@ class Worker:
         self._updates: Sequence[Update] = ()  # of the last step, to be published
         self._backoff = Backoff()
         self._pace = Pace()
+        self._num_slots = engine.num_free_slots
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def stop(self) -> None:
@@ -126,10 +127,11 @@ class Worker:
         True if there was nothing to do.
         """
         was_busy = bool(self._rows or self._ends)
+        num_free = self._num_free()  # the engine is not asked while it is in a step
         step = self._start_step()
         await self._publish(self._updates)
         self._updates = ()
-        claims = await self._claim(0.0 if step or self._ends else block_s)
+        claims = await self._claim(num_free, 0.0 if step or self._ends else block_s)
         opened = await asyncio.gather(*(self._open(claim) for claim in claims))
         if step:
             self._updates, seconds = await step
@@ -155,9 +157,12 @@ class Worker:
         rows = (self._rows.get(update.id) for update in updates if isinstance(update, StepDone))
         return sum(math.prod(row.photo.shape) for row in rows if row is not None)
 
-    async def _claim(self, block_s: float) -> list[Claim]:
+    def _num_free(self) -> int:
+        """Places in the engine. Ends are written beside it, but no more than it has places."""
+        return self.engine.num_free_slots - max(0, len(self._ends) - self._num_slots)
+
+    async def _claim(self, num_free: int, block_s: float) -> list[Claim]:
         """Never more than the engine has room for: what waits here, no other worker can take."""
-        num_free = self.engine.num_free_slots - len(self._ends)
         if self.is_stopping or num_free <= 0 or (self._wants_to_be_empty and self._rows):
             return []
         num_free = 1 if self._wants_to_be_empty else num_free
@@ -220,8 +225,7 @@ class Worker:
 
     async def _publish(self, updates: Sequence[Update]) -> None:
         """Progress first, so that a cancel is noticed before the present step ends."""
-        steps = [update for update in updates if isinstance(update, StepDone)]
-        await asyncio.gather(*(self._report(step) for step in steps))
+        await self._report([update for update in updates if isinstance(update, StepDone)])
         tasks = [update for update in updates if isinstance(update, TaskDone)]
         await asyncio.gather(*(self._save(task) for task in tasks))
         for update in updates:
@@ -239,14 +243,16 @@ class Worker:
         row = self._rows.get(row_id)
         return None if row is None or row.is_lost or row.is_ending else row
 
-    async def _report(self, step: StepDone) -> None:
-        row = self._live(step.id)
-        if row is None:
-            return
+    async def _report(self, steps: Sequence[StepDone]) -> None:
+        live = [(row, step.progress) for step in steps if (row := self._live(step.id))]
         try:
-            row.is_lost = not await self.queue.report(row.claim, step.progress)
+            reports = [(row.claim, progress) for row, progress in live]
+            holds = await self.queue.report_all(reports)
         except QueueUnavailable as error:
-            log.warning("progress is not published: %s", error, extra=about(row.claim.job))
+            log.warning("progress is not published: %s", error)
+            return
+        for (row, _), is_held in zip(live, holds, strict=True):
+            row.is_lost |= not is_held
 
     async def _save(self, done: TaskDone) -> None:
         """Keep a finished task, so that whoever takes the job over starts at the next one."""

@@ -86,10 +86,14 @@ class Engine:
 
     @property
     def num_free_slots(self) -> int:
-        """None while somebody waits for memory: what waits here, no other worker can take."""
-        if self.scheduler.num_short_of_memory:
+        """For edits that come before the step after the next: those that leave by then count.
+
+        None while somebody waits for memory: what waits here, no other worker can take.
+        """
+        scheduler = self.scheduler
+        if scheduler.num_short_of_memory:
             return 0
-        return max(0, self.scheduler.max_batch_size - len(self.scheduler))
+        return max(0, scheduler.max_batch_size - len(scheduler) + scheduler.num_leaving)
 
     @property
     def backbone(self) -> Backbone:

@@ -82,6 +82,11 @@ class Scheduler:
         return longest[: max(1, sum(end <= below for end in ends))]
 
     @property
+    def num_leaving(self) -> int:
+        """Edits that the next step is the last of, if it has them all."""
+        return sum(t.is_leaving for t in self._running)
+
+    @property
     def is_denoising(self) -> bool:
         return any(t.stage is Stage.DENOISING for t in self._running)
 

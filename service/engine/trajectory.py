@@ -108,6 +108,13 @@ class Trajectory:
         return self.task + 1 == len(self.edit.plugins)
 
     @property
+    def is_leaving(self) -> bool:
+        """At most one denoising step of the whole edit is left."""
+        if self.large or self.prepared is None or not self.is_last_task:
+            return False
+        return self.step + 1 >= len(self.current.table)
+
+    @property
     def progress(self) -> Progress:
         """Of a large photo: how many calls of its tiles are done."""
         tiles = self.large and self.large.task
