@@ -22,7 +22,7 @@ PDF_REACH = 1024  # readers look for it that far
 HTML = re.compile(rb"<(?:!doctype\s+html|html|script|svg)\b", re.IGNORECASE)
 HTML_REACH = 4096  # browsers guess by less
 ANYWHERE = {b"<?php": "PHP", b"Rar!\x1a\x07": "RAR", b"7z\xbc\xaf\x27\x1c": "7z"}
-SEARCHED_BYTES = 2**17  # at a time, so that it stays in the processor's cache
+MANY_PAIRS = 1000  # a photo of 64 MB has about 500 of a kind by chance
 ZIP_END = b"PK\x05\x06"
 ZIP_END_BYTES = 22
 ZIP_REACH = ZIP_END_BYTES + 0xFFFF  # its end and the longest comment
@@ -58,13 +58,18 @@ def _other_kind(data: bytes) -> str | None:
 
 
 def _has(data: bytes, mark: bytes) -> bool:
-    """`mark in data`, in less than half the time: its first bytes are nearly always nowhere."""
-    samples = np.frombuffer(data, np.uint8)
-    for start in range(0, len(data), SEARCHED_BYTES):
-        part = samples[start : start + SEARCHED_BYTES + 2]
-        begins = (part[:-2] == mark[0]) & (part[1:-1] == mark[1]) & (part[2:] == mark[2])
-        if begins.any():
+    """`mark in data`, many times as fast where pairs of its bytes are rare.
+
+    Wherever a mark begins, its first two bytes or its second and third are one aligned pair.
+    """
+    pairs = np.frombuffer(data, "<u2", len(data) // 2)
+    for shift in (0, 1):
+        is_pair = pairs == int.from_bytes(mark[shift : shift + 2], "little")
+        if np.count_nonzero(is_pair) > MANY_PAIRS:
             return mark in data
+        starts = 2 * np.flatnonzero(is_pair) - shift
+        if any(data.startswith(mark, start) for start in starts.tolist()):
+            return True
     return False
 
 

@@ -9,6 +9,7 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 
 from service.errors import InvalidRequest
 from service.queue_batching import BatchingRedis
+from service.queue_packing import pack_in_c
 
 SENTINEL = "redis+sentinel"
 SENTINEL_PORT = 26379
@@ -22,7 +23,9 @@ def open_redis(url: str, **options: Any) -> Redis:
     """A client that connects at first use; InvalidRequest if `url` is no address of a Redis."""
     try:
         if not url.startswith(f"{SENTINEL}://"):
-            return BatchingRedis.from_url(url, **options)
+            client: Redis = BatchingRedis.from_url(url, **options)
+            pack_in_c(client)
+            return client
         address = SentinelAddress.parse(url)
     except ValueError:
         # The address may hold a password, so it is not repeated.
@@ -33,7 +36,8 @@ def open_redis(url: str, **options: Any) -> Redis:
     asked = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
     sentinel: Any = Sentinel(list(address.hosts), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     options |= {"db": address.database, "username": address.user, "password": address.password}
-    client: Redis = sentinel.master_for(address.master, BatchingRedis, **options)
+    client = sentinel.master_for(address.master, BatchingRedis, **options)
+    pack_in_c(client)
     return client
 
 

@@ -95,3 +95,15 @@ def test_the_size_is_read_from_the_header_of_a_turned_picture() -> None:
     turned = described_jpeg()
     width, height = Image.open(io.BytesIO(turned)).size
     assert check_files(turned, b"", "png", LIMITS) == (height, width)
+
+
+@pytest.mark.parametrize("mark", [b"<?php", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c"])
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 40])
+def test_marks_are_found_wherever_they_begin_and_only_whole(mark: bytes, at: int) -> None:
+    for filling in (b"\0", mark[:-1]):  # the second has more halves of marks than are looked at
+        around = (filling * 5000)[: 5000 * len(filling) // 2 * 2]
+        check_whole(JPEG + bytes(at) + around)
+        with pytest.raises(InvalidImage, match="at once"):
+            check_whole(JPEG + bytes(at) + mark + around)
+        with pytest.raises(InvalidImage, match="at once"):
+            check_whole(JPEG + bytes(at) + around + mark)

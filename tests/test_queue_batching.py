@@ -8,7 +8,9 @@ from redis import exceptions
 
 from service.job_queue import JobQueue, QueueSettings
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Timings
+from service.queue_address import open_redis
 from service.queue_batching import BatchingRedis
+from service.queue_packing import PackedInC
 from service.queue_records import Stage
 
 
@@ -90,3 +92,18 @@ async def test_everybody_who_waits_hears_of_the_end_through_one_subscription(
     assert asyncio.get_running_loop().time() - began < 0.9  # heard, not looked up
     assert await queue.result_file(jobs[0].id) == b"result"
     await queue.close()
+
+
+async def test_commands_are_packed_in_c_and_arrive_as_they_were_meant(redis_url: str) -> None:
+    client = open_redis(redis_url)
+    assert await client.hset("hash", mapping={"é": "ü", b"\0\xff": 1, "float": 0.5}) == 3
+    assert await client.hgetall("hash") == {
+        "é".encode(): "ü".encode(),
+        b"\0\xff": b"1",
+        b"float": b"0.5",
+    }
+    large = bytes(2**20)
+    await asyncio.gather(client.set("large", large), client.config_get("maxmemory"))
+    assert await client.get("large") == large
+    assert all(isinstance(c, PackedInC) for c in client.connection_pool._available_connections)
+    await client.aclose()
