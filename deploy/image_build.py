@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ("buildah", "debootstrap", "runc")
+TORCH_HOST = "download.pytorch.org"
 MIRROR = "http://deb.debian.org/debian"
 # What the slim images of Debian leave out.
 SLIM = ("var/cache/apt", "var/lib/apt/lists", *(f"usr/share/{n}" for n in ("doc", "locale", "man")))
@@ -96,7 +98,16 @@ class ImageStore:
         began, name = time.monotonic(), f"diffplugin-serve:{target}"
         options = ["--pull-never", "--layers=false", "--isolation=chroot", "--format=docker"]
         mounts = [f"--volume={outside}:{inside}:ro" for outside, inside in self.pip_mounts()]
-        arguments = [*options, *mounts, "--target", target, "--tag", name, str(ROOT)]
+        arguments = [
+            *options,
+            *mounts,
+            *torch_index(),
+            "--target",
+            target,
+            "--tag",
+            name,
+            str(ROOT),
+        ]
         self.buildah("bud", *arguments, log=self.folder / f"build-{target}.log")
         about = json.loads(self.buildah("images", "--json", name))[0]
         inspected = json.loads(self.buildah("inspect", "--type", "image", name))
@@ -126,6 +137,16 @@ class ImageStore:
         # A folder brings what lies in it.
         outer = [p for p in there if not any(Path(o) in Path(p).parents for o in there)]
         return [(str(file), "/etc/pip.conf"), *((path, f"/tmp/pip{path}") for path in outer)]
+
+
+def torch_index() -> list[str]:
+    """Another value of the Dockerfile's TORCH_INDEX where that index cannot be reached."""
+    try:
+        socket.create_connection((TORCH_HOST, 443), timeout=5).close()
+    except OSError:
+        print(f"== {TORCH_HOST} cannot be reached: torch comes from pip's own indexes", flush=True)
+        return ["--build-arg", "TORCH_INDEX=https://pypi.org/simple"]
+    return []
 
 
 def stages() -> dict[str, int]:

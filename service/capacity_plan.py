@@ -10,6 +10,7 @@ from service.capacity_simulation import Simulated, StepTimes, simulate
 MIN_JOBS, MAX_JOBS = 4_000, 400_000
 LATENCIES_SIMULATED = 20  # how many edits' times the simulated traffic goes on for, at least
 MAX_LOAD = 0.95  # above it, queues grow for longer than the simulated time
+EXACT = 200  # the plan may be this part of itself above the least number
 WARM_UP = 1 / 3  # of the jobs, which meet an empty fleet, are not counted
 PERCENTS = (50, 95, 99)
 
@@ -87,7 +88,7 @@ def plan_workers(
 
     while not is_enough(enough):
         too_few, enough = enough, enough + max(1, enough // 8)
-    while enough - too_few > 1:
+    while enough - too_few > max(1, enough // EXACT):
         middle = (too_few + enough) // 2
         if is_enough(middle):
             enough = middle
