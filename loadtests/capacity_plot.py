@@ -19,7 +19,7 @@ from service.capacity_simulation import StepTimes
 
 EXAMPLE = StepTimes({1: 0.021, 8: 0.060}, 20, 0.012, 0.008, 0.05)
 RATES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
-TARGETS_S = (0.8, 2.0)
+TARGETS_S = (1.2, 2.0)
 ONE_RATE = 100.0
 
 

@@ -38,7 +38,10 @@ def capacity(service: RunningService, grpc_port: int, seconds: float) -> float:
     if wrong:
         raise SystemExit(f"edits failed while the capacity was measured: {sorted(wrong)[:3]}")
     began = seconds / 5
-    return sum(began < answer.at_s <= seconds for answer in answers) / (seconds - began)
+    num = sum(began < answer.at_s <= seconds for answer in answers)
+    if num == 0:
+        raise SystemExit(f"no edit ended within {seconds:g} s: give more --capacity-seconds")
+    return num / (seconds - began)
 
 
 def objectives(answers: Sequence[Answer], memory: dict[str, dict[str, float]]) -> list[Objective]:
