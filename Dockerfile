@@ -43,8 +43,8 @@ RUN pip install -c constraints.txt '.[otel]' \
 FROM runtime AS api
 COPY --from=build-api /opt/venv /opt/venv
 EXPOSE 8000 50051
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
 CMD ["diffplugin", "api"]
 
 FROM build AS build-cpu
@@ -56,8 +56,8 @@ RUN pip install --extra-index-url "$TORCH_INDEX" -c constraints.txt '.[engine,ot
 FROM runtime AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
 EXPOSE 8000 50051
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
 CMD ["diffplugin", "serve"]
 
 FROM build AS build-gpu
