@@ -30,6 +30,7 @@ class OutputStageConfig(BaseModel):
         (32, 48, 64, 96), min_length=2, description="Widths of its levels, finest first."
     )
     noise: bool = Field(False, description="It sees noise of the edit's seed, and makes of it.")
+    levels: bool = Field(False, description="Its tone sees how dark and bright the colours get.")
 
 
 class PluginManifest(BaseModel):

@@ -6,7 +6,7 @@ import torch
 
 from service.engine.large_refine import refine_large
 from service.models.output_stage import OutputStage
-from service.models.tone import Tone, transform
+from service.models.tone import LEVELS, Tone, quantiles, transform
 from service.plugin_manifest import OutputStageConfig
 
 CONFIG = OutputStageConfig(patch_size=2, channels=(8, 8, 12))
@@ -49,6 +49,25 @@ def test_a_transform_is_linear_in_its_terms() -> None:
     expected[:, 0] += 0.5 * images[:, 1]
     expected[:, 2] += 0.1
     assert torch.allclose(toned, expected, atol=1e-6)
+
+
+def test_quantiles_tell_how_dark_and_how_bright_each_colour_gets() -> None:
+    ramp = torch.linspace(-1, 1, 101).reshape(1, 1, 1, -1)
+    found = quantiles(torch.cat([ramp, 0.5 * ramp.flip(-1)], 1))
+    expected = torch.tensor([2 * level - 1 for level in LEVELS])
+    assert torch.allclose(found, torch.cat([expected, 0.5 * expected])[None], atol=1e-5)
+
+
+def test_a_tone_with_levels_sees_the_darkest_pixels() -> None:
+    torch.manual_seed(0)
+    tone = Tone(levels=True)
+    torch.nn.init.normal_(tone.head.weight, std=0.1)
+    photo = torch.full((1, 3, 64, 64), 0.2)
+    other = photo.clone()
+    other[:, :, 0, :60] = -1.0  # 1.5 %: the mean hardly moves
+    with torch.no_grad():
+        tone.convs[0].weight.zero_()
+        assert not torch.allclose(tone.coefficients(photo, photo), tone.coefficients(other, other))
 
 
 def test_tone_depends_on_the_whole_photo() -> None:

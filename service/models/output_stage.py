@@ -21,7 +21,7 @@ class OutputStage(nn.Module):
         super().__init__()
         self.config = config
         widths, patch = config.channels, config.patch_size
-        self.tone = Tone()
+        self.tone = Tone(config.levels)
         num_colours = 9 if config.noise else 6
         self.conv_in = nn.Conv2d(num_colours * patch**2, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(width) for width in widths)

@@ -192,10 +192,11 @@ def defaults_of(root: Path) -> dict[str, Any]:
 def build_stage(recipe: PluginRecipe) -> OutputStage:
     """A fresh output stage, or a copy of another plugin's."""
     makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
-    stage = OutputStage(OutputStageConfig(noise=makes_of_noise))
+    stage = OutputStage(OutputStageConfig(noise=makes_of_noise, levels=True))
     if recipe.stage_from:
         other = plugin_folder(recipe.store, recipe.base, recipe.stage_from) / WEIGHTS
-        stage.load_state_dict(_below(load_file(other), "stage."))
+        start = {**stage.state_dict(), **_below(load_file(other), "stage.")}
+        stage.load_state_dict(start)  # one whose tone sees no levels learns them anew
     return stage
 
 

@@ -104,7 +104,7 @@ def _train_tone(stage: OutputStage, pairs: Pairs, settings: StageSettings) -> No
     """The tone alone, on copies so small that it sees every pair many times within a minute."""
     seen = [_reduced(pairs, name, SEEN) for name in ("image", "restored")]
     small = [_reduced(pairs, name, 16) for name in ("image", "restored", "target")]
-    optimizer = torch.optim.AdamW(stage.tone.parameters(), lr=2e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(stage.tone.parameters(), lr=2e-3, weight_decay=0.5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.tone_steps)
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in tqdm(range(settings.tone_steps), desc="tone"):
