@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import httpx
 import torch
+import uvloop
 
 from loadtests.bench_bases import SIZES, bench_base, loaded_store
 from loadtests.contenders import MAX_BATCH, Contenders, drain
@@ -28,6 +29,7 @@ from service.engine.engine import Engine
 from service.engine.model_runner import ModelRunner
 from service.engine.updates import Update
 from service.images import encode
+from service.queue_pictures import folder_in_memory
 from service.redis_server import PrivateRedis
 from service.settings import Settings
 from service.worker_process import serve_engine
@@ -86,12 +88,13 @@ async def _send(url: str, edits: list[Edit]) -> None:
 @contextlib.contextmanager
 def _service(contenders: Contenders) -> Iterator[str]:
     """Url of an api with a paced worker behind it."""
-    with PrivateRedis() as redis, socket.socket() as probe:
+    with PrivateRedis() as redis, folder_in_memory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
         settings = Settings(
             redis_url=redis.url,
+            pictures_folder=folder,
             port=port,
             grpc_port=0,
             plugins_store=contenders.base.store,
@@ -112,14 +115,14 @@ def serve_paced(settings: Settings) -> None:
     base = bench_base(settings.base, settings.plugins_store)
     backbone = base.build(torch.device(settings.device))
     runner = ModelRunner(backbone, loaded_store(base, backbone))
-    asyncio.run(serve_engine(PacedEngine(runner, settings.max_batch_size), settings))
+    uvloop.run(serve_engine(PacedEngine(runner, settings.max_batch_size), settings))
 
 
 @contextlib.contextmanager
 def _api(settings: Settings) -> Iterator[None]:
     values = {
         f"DIFFPLUGIN_{name.upper()}": str(getattr(settings, name))
-        for name in ("redis_url", "port", "grpc_port", "plugins_store", "base")
+        for name in ("redis_url", "pictures_folder", "port", "grpc_port", "plugins_store", "base")
     }
     command = [sys.executable, "-m", "service.cli", "api"]
     quiet = subprocess.DEVNULL

@@ -256,8 +256,8 @@ class CallerSide(QueueConnection):
 
 
 def _told(end: "asyncio.Future[bytes]", job: Job) -> Job | None:
-    """The job as its end was told; None if there was none, or it is another life of the job."""
-    if not end.done() or not end.result():
+    """The job as its end was told; None if it was not, or was that of another life of the job."""
+    if not end.done():
         return None
     told = Job.model_validate_json(end.result())
     return told if told.created_at == job.created_at else None

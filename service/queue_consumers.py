@@ -225,7 +225,7 @@ class ConsumerSide(QueueConnection):
         extra += [self.key("checkpoint", job.id), self.key("load")]
         kept = await self.pictures.keep("result", job.id, result)
         args = [*self._args(claim, job, "status"), kept, letter, DEAD_LETTER_TTL_S]
-        args += [job.model_dump_json(), *changed_fields(claim.job, job)]
+        args += changed_fields(claim.job, job)
         with outages_named():
             is_ours = bool(await self._finish(self._keys(claim) + extra, args))
         if is_ours and not letter:

@@ -33,8 +33,8 @@ class Endings:
 
     @contextlib.contextmanager
     def of(self, job_id: str) -> Iterator["asyncio.Future[bytes]"]:
-        """A future that is done once the job has ended, with what was told: the job as JSON, or
-        nothing. Ends from before it listened are not heard, so look at the job after.
+        """A future that is done once the job has ended, with the job as JSON. Ends from
+        before it listened are not heard, so look at the job after.
         """
         future = asyncio.get_running_loop().create_future()
         self._waiting[job_id].add(future)

@@ -49,6 +49,12 @@ local function drop_load(load)
   redis.call('HINCRBY', load, 'work', 0 - work)
   return bytes, work
 end
+-- The job as JSON, to those who wait for its end.
+local function tell_end()
+  local fields, parts = redis.call('HGETALL', KEYS[1]), {}
+  for i = 1, #fields, 2 do parts[#parts + 1] = '"' .. fields[i] .. '":' .. fields[i + 1] end
+  redis.call('PUBLISH', KEYS[2], '{' .. table.concat(parts, ',') .. '}')
+end
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
@@ -188,13 +194,12 @@ return 1
 
 # Extra KEYS: result blob, recent finish times, dead letters, checkpoint, load. A dead letter keeps
 # its job and its input as long as itself.
-# ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, the ended job
-# for those who wait, fields.
+# ARGV from 8: result ('' for none), dead letter ('' for none), TTL of dead letters, fields.
 FINISH = (
     _PRELUDE
     + """
 if not may_act() then return 0 end
-write(12)
+write(11)
 drop_entry()
 redis.call('DEL', KEYS[8])
 drop_load(KEYS[9])
@@ -213,7 +218,7 @@ redis.call('EXPIRE', KEYS[2], life_s)
 redis.call('LPUSH', KEYS[6], now_ms())
 redis.call('LTRIM', KEYS[6], 0, 31)
 redis.call('EXPIRE', KEYS[6], 600)
-redis.call('PUBLISH', KEYS[2], ARGV[11])
+tell_end()
 return 1
 """
 )
@@ -231,7 +236,7 @@ redis.call('DEL', KEYS[3], KEYS[4])
 drop_load(KEYS[5])
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 redis.call('EXPIRE', KEYS[2], ARGV[1])
-redis.call('PUBLISH', KEYS[2], '')
+tell_end()
 return 1
 """
 )

@@ -12,6 +12,7 @@ from service.queue_address import open_redis
 from service.queue_batching import BatchingRedis
 from service.queue_packing import PackedInC
 from service.queue_records import Stage
+from tests.queue_jobs import PLAN, PROGRESS, claim_one
 
 
 @pytest.fixture
@@ -107,3 +108,21 @@ async def test_commands_are_packed_in_c_and_arrive_as_they_were_meant(redis_url:
     assert await client.get("large") == large
     assert all(isinstance(c, PackedInC) for c in client.connection_pool._available_connections)
     await client.aclose()
+
+
+async def test_the_end_is_told_with_the_job_as_it_is_kept(queue: JobQueue) -> None:
+    """Whoever waits gets the same job as whoever looks: with its last progress, too."""
+    for canceled in (False, True):
+        job = Job(request=EditRequest(plugins=("derain",)), plan=PLAN)
+        await queue.submit(job, b"picture")
+        waiting = asyncio.create_task(queue.wait(job.id, 10))
+        claim = await claim_one(queue)
+        await queue.report(claim, PROGRESS)
+        while not await queue.redis.pubsub_numpat():
+            await asyncio.sleep(0.01)
+        if canceled:
+            await queue.cancel(job.id)
+        else:
+            await queue.complete(claim, b"result", "image/png", Timings())
+        ended = await waiting
+        assert ended == await queue.get(job.id) and ended.progress == PROGRESS
