@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto: cuda if there is one, else cpu.")
     num_threads: int = Field(0, ge=0, description="CPU threads of a worker; 0: torch's default.")
 
-    max_image_bytes: int = Field(64 * 2**20, description="Larger uploads are refused (413).")
+    max_image_bytes: int = Field(128 * 2**20, description="Larger uploads are refused (413).")
     max_image_pixels: int = Field(36_000_000, description="Larger images are refused (413).")
     max_whole_pixels: int = Field(
         1_500_000, ge=65_536, description="Larger images are restored in overlapping tiles."
