@@ -56,7 +56,9 @@ class PacedEngine:
 
     @property
     def num_free_slots(self) -> int:
-        return self._num_slots - len(self._edits)
+        """As the real engine has it: those whose last step comes next count as gone."""
+        num_leaving = sum(step + 1 == self._num_steps for step in self._steps.values())
+        return self._num_slots - len(self._edits) + num_leaving
 
     @property
     def has_work(self) -> bool:

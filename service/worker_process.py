@@ -1,7 +1,6 @@
 """The worker as a process: load the base and its plugins, serve a queue until SIGTERM."""
 
 import asyncio
-import sys
 
 from service.consumer_names import consumer_name
 from service.engine.engine import Engine, build_engine
@@ -12,10 +11,6 @@ from service.settings import Settings
 from service.signals import stop_on_signals
 from service.tracing import Tracer
 from service.worker import Worker, WorkerSettings
-
-# The engine's thread lets go of Python's lock in every kernel. At the default of 5 ms whatever the
-# event loop does meanwhile holds it up; so its turns are shorter.
-SWITCH_INTERVAL_S = 0.0002
 
 
 async def run_worker(settings: Settings) -> None:
@@ -42,7 +37,6 @@ async def run_worker(settings: Settings) -> None:
 
 async def serve_engine(engine: Engine, settings: Settings) -> None:
     """Serve with an engine that is there already."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     queue = JobQueue.connect(settings.redis_url, QueueSettings.from_settings(settings))
     backbone = engine.backbone
     about_worker = _worker_settings(settings, backbone.name, str(backbone.device))
