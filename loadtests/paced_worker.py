@@ -56,9 +56,14 @@ class PacedEngine:
 
     @property
     def num_free_slots(self) -> int:
-        """As the real engine has it: those whose last step comes next count as gone."""
-        num_leaving = sum(step + 1 == self._num_steps for step in self._steps.values())
+        """As the real engine has it: those with two steps left count as gone."""
+        num_leaving = sum(
+            self._steps[name] + 2 >= self._length_of(edit) for name, edit in self._edits.items()
+        )
         return self._num_slots - len(self._edits) + num_leaving
+
+    def _length_of(self, edit: Edit) -> int:
+        return edit.steps or self._num_steps
 
     @property
     def has_work(self) -> bool:
@@ -80,14 +85,15 @@ class PacedEngine:
 
     def step(self) -> list[Update]:
         time.sleep(self._step_s)
-        updates: list[Update] = [BatchDone((PLUGIN,) * len(self._edits), self._step_s)]
-        for edit in list(self._edits.values()):
+        running = list(self._edits.values())[: self._num_slots]
+        updates: list[Update] = [BatchDone((PLUGIN,) * len(running), self._step_s)]
+        for edit in running:
             step = self._steps[edit.id] = self._steps[edit.id] + 1
             progress = Progress(
-                plugin=PLUGIN, task=1, num_tasks=1, step=step, num_steps=self._num_steps
+                plugin=PLUGIN, task=1, num_tasks=1, step=step, num_steps=self._length_of(edit)
             )
             updates.append(StepDone(edit.id, progress))
-            if step == self._num_steps:
+            if step == progress.num_steps:
                 self.abort(edit.id)
                 restored = edit.pixels.astype(np.float32) / 255
                 updates.append(EditDone(edit.id, restored, Timings()))

@@ -47,6 +47,7 @@ FAULT_PAUSE_S = 5.0  # before a published plugin that could not be loaded is tri
 # The engine's thread lets go of Python's lock in every kernel. At the default of 5 ms whatever the
 # event loop does meanwhile would hold it up; so its turns are shorter.
 SWITCH_INTERVAL_S = 0.0002
+TOGETHER_S = 0.25  # for which an idle engine waits for the slower pictures of one claim
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
 
 
@@ -94,6 +95,7 @@ class Worker:
         self._is_drained = False
         self._wants_to_be_empty = False  # to run a job alone that may end the process
         self._rows: dict[str, Row] = {}
+        self._opening: set[asyncio.Task[Row | None]] = set()
         self._lost: list[Claim] = []  # to be counted
         self._ends = Ends(queue, self.metrics, settings.limits, self._rows, tracer or Tracer())
         self._fleet = FleetPlugins(queue, settings.backbone)
@@ -136,17 +138,24 @@ class Worker:
         step = self._start_step()
         await self._publish(self._updates)
         self._updates = ()
-        claims = await self._claim(num_free, 0.0 if step or self._ends else block_s)
-        opened = await asyncio.gather(*(self._open(claim) for claim in claims))
+        is_waiting = not (step or self._opening or self._ends)
+        claims = await self._claim(num_free, block_s if is_waiting else 0.0)
+        self._opening |= {self._start_opening(claim) for claim in claims}
         if step:
             self._updates, seconds = await step
             self._pace.observe_step(self._pixels_of(self._updates), seconds)
+        else:
+            await self._wait_beside_no_step()
         self._drop_rows()
-        for row in filter(None, opened):
-            self._add(row)
-        if not step and not claims and self._ends:
-            await self._ends.wait_for_one()
+        self._add_opened()
         return not (was_busy or claims)
+
+    async def _wait_beside_no_step(self) -> None:
+        """Until a row is opened or ended; what was claimed together also begins together."""
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=TOGETHER_S)
+        if (beside := self._opening | self._ends.tasks) and not any(t.done() for t in beside):
+            await asyncio.wait(beside, return_when=asyncio.FIRST_COMPLETED)
 
     def _start_step(self) -> asyncio.Future[tuple[Sequence[Update], float]] | None:
         if not self.engine.has_work:
@@ -164,7 +173,8 @@ class Worker:
 
     def _num_free(self) -> int:
         """Places in the engine. Ends are written beside it, but no more than it has places."""
-        return self.engine.num_free_slots - max(0, len(self._ends) - self._num_slots)
+        num_taken = len(self._opening) + max(0, len(self._ends) - self._num_slots)
+        return self.engine.num_free_slots - num_taken
 
     async def _claim(self, num_free: int, block_s: float) -> list[Claim]:
         """Never more than the engine has room for: what waits here, no other worker can take."""
@@ -198,22 +208,32 @@ class Worker:
                 await self._hand_back(claim)
         return kept
 
-    async def _open(self, claim: Claim) -> Row | None:
-        """The row of a claim, its photo read; None if its end is known already."""
+    def _start_opening(self, claim: Claim) -> asyncio.Task[Row | None]:
+        """Beside the engine, which does not wait for it."""
         row = Row(claim, claim.job.timings)
         self._rows[row.id] = row  # from now on its lease is renewed
+        return asyncio.create_task(self._open(row))
+
+    async def _open(self, row: Row) -> Row | None:
+        """With its photo read; None if its end is known already."""
         if not row.plugins:
             self._ends.complete_untouched(row)
             return None
         start = time.perf_counter()
         try:
             limits = self.settings.limits
-            row.photo = await asyncio.to_thread(images.read_photo, claim.image, limits)
+            row.photo = await self._ends.in_codec_thread(images.read_photo, row.claim.image, limits)
         except Exception as error:
             self._ends.fail(row, error)
             return None
         row.measure(decode_s=time.perf_counter() - start)
         return row
+
+    def _add_opened(self) -> None:
+        done = {task for task in self._opening if task.done()}
+        self._opening -= done
+        for row in sorted(filter(None, (task.result() for task in done)), key=_age):
+            self._add(row)
 
     def _add(self, row: Row) -> None:
         if row.id not in self._rows or row.is_ending:
@@ -352,3 +372,7 @@ class Worker:
             await self.queue.goodbye(self.settings.name)
         except QueueUnavailable as error:
             log.warning("this worker is listed until its heartbeat is missed: %s", error)
+
+
+def _age(row: Row) -> float:
+    return row.claim.job.created_at

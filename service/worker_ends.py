@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from service import images
 from service.engine.updates import EditDone
@@ -19,6 +22,9 @@ from service.worker_rows import Backoff, Row
 
 log = logging.getLogger(__name__)
 
+NUM_CODEC_THREADS = max(2, (os.cpu_count() or 1) // 2)
+
+T = TypeVar("T")
 Write = Callable[[], Awaitable[bool]]
 
 
@@ -35,17 +41,19 @@ class Ends:
     ) -> None:
         self._queue, self._metrics, self._limits, self._rows = queue, metrics, limits, rows
         self._tracer = tracer
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._codecs = ThreadPoolExecutor(NUM_CODEC_THREADS, thread_name_prefix="codecs")
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.tasks)
 
-    async def wait_for_one(self) -> None:
-        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+    async def in_codec_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Pictures are read and written by few threads: more would only hold up the engine's."""
+        return await asyncio.get_running_loop().run_in_executor(self._codecs, function, *args)
 
     def give_up(self) -> None:
         """Stop writing; what is not written is somebody else's to finish."""
-        for task in self._tasks:
+        for task in self.tasks:
             task.cancel()
 
     def complete(self, row: Row, done: EditDone) -> None:
@@ -71,7 +79,7 @@ class Ends:
     async def _encode_and_complete(self, row: Row, done: EditDone) -> bool:
         start = time.perf_counter()
         try:
-            result = await asyncio.to_thread(self._encode, row, done.restored)
+            result = await self.in_codec_thread(self._encode, row, done.restored)
         except Exception as error:
             return await self._write_failure(row, _record(row.claim, error))
         row.measure(encode_s=time.perf_counter() - start)
@@ -103,8 +111,8 @@ class Ends:
     def _start(self, row: Row, write: Write) -> None:
         row.is_ending = True
         task = asyncio.create_task(self._write_end(row, write))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def _write_end(self, row: Row, write: Write) -> None:
         try:

@@ -110,6 +110,17 @@ def test_shapes_take_turns_so_none_starves(engine: Engine) -> None:
     assert order == [("derain", "derain"), ("desnow",)] * 5
 
 
+def test_places_of_edits_that_are_about_to_leave_count_as_free(engine: Engine) -> None:
+    for number in range(4):
+        engine.add(Edit(str(number), photo(number), ("derain",), steps=3 + number % 2))
+    engine.add(Edit("sequence", photo(9), ("derain", "desnow"), steps=3))
+    free = []
+    while engine.has_work:
+        free.append(engine.num_free_slots)
+        engine.step()
+    assert free[:4] == [0, 1, 3, 3]
+
+
 def test_no_more_rows_run_than_the_batch_allows(engine: Engine) -> None:
     for number in range(6):
         engine.add(Edit(str(number), photo(number), ("derain",)))

@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def num_free_slots(self) -> int:
-        """For edits that come before the step after the next: those that leave by then count.
+        """For edits that are not here yet: places of those that leave meanwhile count as free.
 
         None while somebody waits for memory: what waits here, no other worker can take.
         """

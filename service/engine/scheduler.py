@@ -83,7 +83,7 @@ class Scheduler:
 
     @property
     def num_leaving(self) -> int:
-        """Edits that the next step is the last of, if it has them all."""
+        """Edits that the next two steps end, if they have them all."""
         return sum(t.is_leaving for t in self._running)
 
     @property

@@ -109,10 +109,10 @@ class Trajectory:
 
     @property
     def is_leaving(self) -> bool:
-        """At most one denoising step of the whole edit is left."""
+        """At most two denoising steps of the whole edit are left."""
         if self.large or self.prepared is None or not self.is_last_task:
             return False
-        return self.step + 1 >= len(self.current.table)
+        return self.step + 2 >= len(self.current.table)
 
     @property
     def progress(self) -> Progress:
