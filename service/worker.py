@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from service.engine.updates import (
 )
 from service.errors import QueueUnavailable
 from service.images import ImageLimits
+from service.interpreter import favour_steps
 from service.job_queue import Claim, JobQueue, Stage, error_of
 from service.jobs import WorkerInfo
 from service.logs import about
@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 
 FOLLOW_PAUSE_S = 0.25
 FAULT_PAUSE_S = 5.0  # before a published plugin that could not be loaded is tried again
-# The engine's thread lets go of Python's lock in every kernel. At the default of 5 ms whatever the
-# event loop does meanwhile would hold it up; so its turns are shorter.
-SWITCH_INTERVAL_S = 0.0002
 TOGETHER_S = 0.25  # for which an idle engine waits for the slower pictures of one claim
 IDLE_BLOCK_S = 1.0  # how long a stop may go unnoticed while there is nothing to do
 
@@ -112,7 +109,7 @@ class Worker:
 
     async def run(self, burst: bool = False) -> None:
         """Serve. What goes wrong with one job fails that job; a broken engine ends the worker."""
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        favour_steps()
         try:
             async with asyncio.TaskGroup() as tasks:
                 keeper = tasks.create_task(self._keep_alive())

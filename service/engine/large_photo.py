@@ -29,6 +29,7 @@ class LargeTask:
     table: StepTable
     shifts: list[tuple[int, int]]  # of the views, in pixels
     tokens: Tensor  # (1, N, D): one for the whole photo
+    context: Tensor  # (1, N, E): every cross-attention's keys and values of them
     axes: tuple[Axis, Axis]  # of a canvas, in latents, down and across
     max_rows: int  # tiles in one call
     views: Tensor  # (3, H, W) in [-1, 1]: the mean of all views, as far as they are done

@@ -53,10 +53,10 @@ class ModelRunner:
         is_padding = backbone.device.type == "cuda" if pads_batches is None else pads_batches
         self.pads_batches = is_padding and cache_interval == 1
         self.noise_schedule = NoiseSchedule.from_config(backbone.scheduler_config)
-        self._tiles = TileRunner(backbone, self.noise_schedule)
         self._table = cache(self.noise_schedule.table)
         attend = fastest_attention(backbone.device, backbone.dtype)
         self.attention = FusedAttention(backbone.unet, attend)
+        self._tiles = TileRunner(backbone, self.noise_schedule, self.attention)
         predicts_sample = self.noise_schedule.prediction_type == "sample"
         self.step_widths = complement_widths(dict(backbone.unet.config), predicts_sample)
         num_residuals = len(self.step_widths) - int(predicts_sample)

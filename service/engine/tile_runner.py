@@ -14,6 +14,7 @@ from service.engine.tiles import Axis, cut
 from service.engine.tone import take_tone
 from service.engine.trajectory import Trajectory
 from service.images import UnitPixels
+from service.models.attention import FusedAttention
 from service.models.backbone import Backbone
 from service.models.denoiser import denoise
 from service.models.plugin import Plugin
@@ -25,8 +26,10 @@ NUM_PHOTOS = 4  # float32 (H, W, 3) at the end: restored, refined, in its tone, 
 class TileRunner:
     """advance() a trajectory, whose photo is large and whose overview is restored, to its end."""
 
-    def __init__(self, backbone: Backbone, noise_schedule: NoiseSchedule) -> None:
-        self.backbone, self.noise_schedule = backbone, noise_schedule
+    def __init__(
+        self, backbone: Backbone, noise_schedule: NoiseSchedule, attention: FusedAttention
+    ) -> None:
+        self.backbone, self.noise_schedule, self.attention = backbone, noise_schedule, attention
 
     @torch.inference_mode()
     def start(self, trajectory: Trajectory, plugin: Plugin, overview: UnitPixels) -> None:
@@ -35,12 +38,14 @@ class TileRunner:
         shifts = offsets(plugin.manifest.num_shifts, self.backbone.patch_size)
         steps = trajectory.edit.steps or plugin.manifest.default_steps
         height, width = trajectory.large.pixels.shape[:2]
+        tokens = plugin.tpb(self.backbone.image_features([trajectory.pixels]))
         trajectory.large.task = LargeTask(
             overview=overview,
             plugin=plugin,
             table=self.noise_schedule.table(min(steps, len(self.noise_schedule.alphas_cumprod))),
             shifts=shifts,
-            tokens=plugin.tpb(self.backbone.image_features([trajectory.pixels])),
+            tokens=tokens,
+            context=self.attention.project(tokens),
             axes=self._axes(trajectory.large, shifts),
             max_rows=trajectory.large.max_rows,
             views=torch.zeros(3, height, width),
@@ -112,8 +117,9 @@ class TileRunner:
         timesteps = task.table.timesteps[task.step].expand(num_rows).to(cond.device)
         tokens = task.tokens.expand(num_rows, -1, -1)
         added = task.plugin.scb(cond.to(dtype), timesteps, tokens)
+        context = task.context.expand(num_rows, -1, -1)
         output = denoise(
-            self.backbone.unet, state.x.to(dtype), timesteps, tokens, added.residuals, added.skip
+            self.backbone.unet, state.x.to(dtype), timesteps, context, added.residuals, added.skip
         )
         return canvas.accept(update(state, output, task.table.rows[task.step].expand(num_rows, -1)))
 
