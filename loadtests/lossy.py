@@ -27,6 +27,7 @@ from service.engine.model_runner import ModelRunner
 from service.evaluation.metrics import psnr, to_image, to_pixels
 from service.images import Pixels
 from service.models.backbone import Backbone
+from service.models.int8_linears import quantise_linears
 from service.models.plugin_store import PluginStore
 from service.training.degradations import make_pair
 
@@ -50,6 +51,10 @@ def main() -> None:
     for interval in (2, 3, 5):
         runner = ModelRunner(backbone, store, cache_interval=interval)
         runs[f"feature cache, every {interval}"] = (Engine(runner, 8), options.steps)
+    if device.type == "cpu":
+        eight_bit = ModelRunner(Backbone.load(STORE / "nano"), store)
+        quantise_linears(eight_bit.backbone.unet)
+        runs["int8 linear layers"] = (Engine(eight_bit, 8), options.steps)
     pairs = _pairs(options.side)
     clock, rows, first = Clock(is_cpu=device.type == "cpu"), [], None
     for name, (engine, steps) in runs.items():

@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     feature_cache_interval: int = Field(
         1, ge=1, description="n > 1, lossy: deep UNet layers run at every n-th step; 1: exact."
     )
+    int8_unet: bool = Field(
+        False, description="Lossy, on a CPU: the UNet's linear layers in 8-bit integers."
+    )
     compile_unet: bool = Field(
         False, description="torch.compile for the UNet: minutes for each new photo size, then fast."
     )

@@ -29,6 +29,7 @@ async def run_worker(settings: Settings) -> None:
         preset=settings.preset,
         max_plugin_bytes=settings.max_plugin_bytes,
         max_host_plugin_bytes=settings.max_host_plugin_bytes,
+        int8=settings.int8_unet,
     )
     if settings.memory_share or settings.max_memory_bytes:
         engine.limit_memory(settings.memory_share, settings.max_memory_bytes)

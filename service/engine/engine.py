@@ -33,6 +33,7 @@ from service.engine.updates import (
 )
 from service.images import UnitPixels
 from service.models.backbone import Backbone, pick_device
+from service.models.int8_linears import quantise_linears
 from service.models.plugin_store import PluginStore
 from service.models.residency import Residency
 from service.plugin_manifest import PluginManifest, Published
@@ -307,10 +308,12 @@ def build_engine(
     preset: PresetName = "default",
     max_plugin_bytes: int = 2**31,
     max_host_plugin_bytes: int = 2**33,
+    int8: bool = False,
 ) -> Engine:
     """An engine over plugins_store, as many plugins resident as fit; num_threads 0: torch's own.
 
     `cache_interval`: of ModelRunner. `compiles`: torch.compile for the UNet, once per shape.
+    `int8`: of the UNet's linear layers, lossy.
     """
     if num_threads:
         torch.set_num_threads(num_threads)
@@ -321,4 +324,6 @@ def build_engine(
         backbone.unet.compile(dynamic=False)
     chosen = choose_preset(preset, backbone.sources)
     runner = ModelRunner(backbone, plugins, cache_interval=cache_interval, preset=chosen)
+    if int8:  # after the runner, which fuses some of them
+        quantise_linears(backbone.unet)
     return Engine(runner, max_batch_size, max_whole_pixels)
