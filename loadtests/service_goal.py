@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from itertools import cycle
 
 import httpx
+import uvloop
 
 from loadtests.contenders import MAX_BATCH, Contenders
 from loadtests.engine_goals import Measure
@@ -25,6 +26,7 @@ from loadtests.side_by_side import Clock, ratio, side_by_side
 from service.client import AsyncClient
 from service.engine.edit import Edit
 from service.images import encode
+from service.queue_pictures import folder_in_memory
 from service.redis_server import PrivateRedis
 from service.settings import Settings
 
@@ -46,7 +48,7 @@ def through_service(contenders: Contenders, clock: Clock, rounds: int) -> list[R
             Clock(is_cpu=False),
             {
                 "bare engine": lambda: _run_bare(edits),
-                "service": lambda: asyncio.run(_send(url, edits)),
+                "service": lambda: uvloop.run(_send(url, edits)),
             },
             rounds,
         )
@@ -82,11 +84,11 @@ async def _send(url: str, edits: list[Edit]) -> None:
 @contextlib.contextmanager
 def _service() -> Iterator[str]:
     """Url of an api with a paced worker behind it."""
-    with PrivateRedis() as redis, socket.socket() as probe:
+    with PrivateRedis() as redis, folder_in_memory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        settings = Settings(redis_url=redis.url, port=port, grpc_port=0)
+        settings = Settings(redis_url=redis.url, pictures_folder=folder, port=port, grpc_port=0)
         pace = (str(STEP_S), str(NUM_STEPS), str(MAX_BATCH))
         with (
             _process(settings, "loadtests.paced_worker", *pace),
@@ -101,7 +103,7 @@ def _service() -> Iterator[str]:
 def _process(settings: Settings, module: str, *arguments: str) -> Iterator[None]:
     values = {
         f"DIFFPLUGIN_{name.upper()}": str(getattr(settings, name))
-        for name in ("redis_url", "port", "grpc_port")
+        for name in ("redis_url", "pictures_folder", "port", "grpc_port")
     }
     command = [sys.executable, "-m", module, *arguments]
     quiet = subprocess.DEVNULL
