@@ -1,5 +1,6 @@
 """The output stage of a large photo: the tone of the whole, then the refinement piece by piece."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,7 +26,8 @@ def refine_large(stage: OutputStage, pixels: Pixels, restored: Tensor, seed: int
     size = (restored.shape[1], restored.shape[2])
     for seen_rows, inner_rows, rows in windows(size[0], SIDE, MARGIN):
         for seen_columns, inner_columns, columns in windows(size[1], SIDE, MARGIN):
-            part = torch.from_numpy(pixels[seen_rows, seen_columns]).permute(2, 0, 1)[None]
+            # A copy: a decoder's pixels may be read-only, which torch warns of.
+            part = torch.from_numpy(pixels[seen_rows, seen_columns].copy()).permute(2, 0, 1)[None]
             images = part.to(like) / 127.5 - 1
             before = restored[None, :, seen_rows, seen_columns].to(like)
             weights = coefficients_at(grid, seen_rows, seen_columns, size)
@@ -37,8 +39,8 @@ def refine_large(stage: OutputStage, pixels: Pixels, restored: Tensor, seed: int
 
 def _reduced(pixels: Pixels) -> Tensor:
     """(1, 3, 64, 64) in [-1, 1]."""
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)
-    return torch.cat([_small(plane[None, None].float()) for plane in planes], 1) / 127.5 - 1
+    planes = (torch.from_numpy(pixels[..., k].astype(np.float32)) for k in range(3))
+    return torch.cat([_small(plane[None, None]) for plane in planes], 1) / 127.5 - 1
 
 
 def _small(images: Tensor) -> Tensor:
