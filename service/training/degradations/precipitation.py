@@ -24,7 +24,7 @@ SNOW_LAYERS = ((3.6, 0.0008, 0.95), (1.9, 0.003, 0.9), (0.9, 0.008, 0.8))
 def falling_rain(clean: Image, noise: Image) -> Image:
     """Three layers of streaks over a thin veil; clean (H, W, 3) in [0, 1], noise white, alike."""
     light = 0.92
-    image = clean * 0.9 + light * 0.1
+    image = clean * 0.95 + light * 0.05
     for channel, (length, width, density, strength) in enumerate(RAIN_LAYERS):
         kernel = line_kernel(length, RAIN_ANGLE, width)
         streaks = _drawn(noise[..., channel], density, kernel) * strength
@@ -34,7 +34,7 @@ def falling_rain(clean: Image, noise: Image) -> Image:
 
 def falling_snow(clean: Image, noise: Image) -> Image:
     """Three layers of soft flakes over a thin veil; clean (H, W, 3) in [0, 1], noise white."""
-    image = clean * 0.9 + 0.095
+    image = clean * 0.95 + 0.0475
     for channel, (radius, density, strength) in enumerate(SNOW_LAYERS):
         kernel = cv2.GaussianBlur(np.pad(disc_kernel(radius), 2), (0, 0), 0.35 * radius + 0.3)
         flakes = _drawn(noise[..., channel], density, np.asarray(kernel, np.float32)) * strength
