@@ -153,7 +153,7 @@ SUBMIT = pb.UploadEditRequest(submit=pb.SubmitEditRequest(edit=pb.EditRequest(in
         ([SUBMIT, SUBMIT], "INVALID_REQUEST"),
         ([SUBMIT, pb.UploadEditRequest()], "INVALID_REQUEST"),
         ([SUBMIT], "INVALID_IMAGE"),
-        ([SUBMIT, *[pb.UploadEditRequest(image=bytes(2**22))] * 17], "IMAGE_TOO_LARGE"),
+        ([SUBMIT, *[pb.UploadEditRequest(image=bytes(2**22))] * 33], "IMAGE_TOO_LARGE"),
     ],
     ids=["nothing", "no submit", "two submits", "empty part", "no image", "too large"],
 )
