@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import json
 import os
+import selectors
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,10 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 import numpy as np
-import uvloop
 
 from loadtests.fleet import Fleet
 from service.images import encode
@@ -48,6 +50,13 @@ class Answer:
     retry_after: str
     job_id: str
     seconds: float
+
+    @classmethod
+    def of(cls, answer: bytes, seconds: float) -> Self:
+        head = answer.partition(b"\r\n\r\n")[0]
+        headers = headers_of(head)
+        status = int(head.split()[1])
+        return cls(status, headers.get("retry-after", ""), headers.get("x-job-id", ""), seconds)
 
 
 @dataclass(frozen=True)
@@ -108,23 +117,45 @@ def request_bytes(port: int) -> bytes:
     return head.encode() + body
 
 
-async def submit_all(port: int, num: int) -> list[Answer]:
-    """All at once, each on a connection of its own."""
-    pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(num)]
+def submit_all(port: int, num: int) -> list[Answer]:
+    """All at once, each on a connection of its own.
+
+    Plain sockets: a client that takes long to read would count towards the service's time.
+    """
     request = request_bytes(port)
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(num)]
+    selector, answers = selectors.DefaultSelector(), []
+    for connection in connections:
+        selector.register(connection, selectors.EVENT_READ, bytearray())
+    sent_at = {}
+    for connection in connections:
+        sent_at[connection] = time.perf_counter()
+        connection.sendall(request)
+    while selector.get_map():
+        for key, _ in selector.select(ENDS_TIMEOUT_S):
+            key.data.extend(connection_of(key).recv(2**16))
+            if is_whole(key.data):
+                seconds = time.perf_counter() - sent_at[connection_of(key)]
+                answers.append((bytes(key.data), seconds))
+                selector.unregister(key.fileobj)
+    for connection in connections:
+        connection.close()
+    return [Answer.of(*answer) for answer in answers]
 
-    async def submit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Answer:
-        began = time.perf_counter()
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {k.lower(): v for k, _, v in (line.partition(": ") for line in head[1:])}
-        await reader.readexactly(int(headers["content-length"]))
-        seconds = time.perf_counter() - began
-        writer.close()
-        status = int(head[0].split()[1])
-        return Answer(status, headers.get("retry-after", ""), headers.get("x-job-id", ""), seconds)
 
-    return list(await asyncio.gather(*(submit(*pair) for pair in pairs)))
+def connection_of(key: selectors.SelectorKey) -> socket.socket:
+    assert isinstance(key.fileobj, socket.socket), "registered above. This is a bug."
+    return key.fileobj
+
+
+def is_whole(answer: bytearray) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    return bool(end) and len(body) == int(headers_of(bytes(head))["content-length"])
+
+
+def headers_of(head: bytes) -> dict[str, str]:
+    lines = head.decode().split("\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
 
 
 async def count_finished(url: str, ids: list[str]) -> int:
@@ -149,7 +180,7 @@ def measure(num_connections: int, depth: int, folder: Path) -> Report:
             _wait_for_worker(url)
             (worker,) = fleet.processes
             os.kill(worker.pid, signal.SIGSTOP)
-            answers = uvloop.run(submit_all(settings.port, num_connections))
+            answers = submit_all(settings.port, num_connections)
             os.kill(worker.pid, signal.SIGCONT)
             ids = [answer.job_id for answer in answers if answer.status == httpx.codes.ACCEPTED]
             finished = asyncio.run(count_finished(url, ids))

@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
-from service.api.app import create_app
+from service.api.app import create_app, with_early_door
 from service.api.intake import Intake
 from service.image_preview import preview_of
 from service.images import ImageLimits, Output, read_mask, read_photo, write_photo
@@ -75,7 +75,7 @@ async def serving(
     app = create_app(checked)
     async with AsyncExitStack() as exits:
         await exits.enter_async_context(app.router.lifespan_context(app))
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(with_early_door(app))
         client = httpx.AsyncClient(transport=transport, base_url="http://test")
         stack = Stack(app, checked, await exits.enter_async_context(client))
         for role in roles:
@@ -156,7 +156,9 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
     """URL of the app behind a real server; its lifespan must be running already."""
-    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        with_early_door(app), port=0, lifespan="off", log_config=None, access_log=False
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(5):

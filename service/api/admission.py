@@ -5,7 +5,7 @@ have been let in and have not submitted their job yet. The queue itself has the 
 """
 
 import asyncio
-import time
+from contextlib import suppress
 from typing import Any
 
 from starlette.types import Message, Receive
@@ -13,8 +13,7 @@ from starlette.types import Message, Receive
 from service.errors import Overloaded, QueueUnavailable
 from service.job_queue import JobQueue
 
-FRESH_S = 0.25  # how old the number may be before it is looked up beside the refusals
-OLD_S = 1.0  # how old before a request waits for the look
+LOOK_EVERY_S = 0.25
 NUM_TURNS = 4  # submissions that are worked on at once; refusals pass between their turns
 
 
@@ -25,19 +24,14 @@ class Admission:
         self._queue = queue
         self._entering: dict[asyncio.Task[Any] | None, Turn] = {}
         self._turns = asyncio.Semaphore(NUM_TURNS)
-        self._look: asyncio.Task[None] | None = None
 
     async def enter(self) -> "Turn":
         """Take a place, and wait for a turn; Overloaded if there is no place."""
-        if self._age_s > OLD_S:
-            await asyncio.shield(self._looking())
         seen = self._queue.seen
         if seen.waiting + len(self._entering) < self._queue.settings.max_depth:
             turn = self._entering[asyncio.current_task()] = Turn(self._turns)
             await turn.take()
             return turn
-        if self._age_s > FRESH_S:
-            self._looking()
         raise Overloaded(
             f"at most {self._queue.settings.max_depth} jobs may wait; try again later",
             retry_after_s=seen.retry_after_s,
@@ -48,21 +42,12 @@ class Admission:
         if turn := self._entering.pop(asyncio.current_task(), None):
             turn.give_back()
 
-    @property
-    def _age_s(self) -> float:
-        return time.monotonic() - self._queue.seen.at
-
-    def _looking(self) -> asyncio.Task[None]:
-        """One look for all who need it."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_up())
-        return self._look
-
-    async def _look_up(self) -> None:
-        try:
-            await self._queue.look()
-        except QueueUnavailable:
-            return  # whoever is let in finds out, and says so
+    async def keep_looking(self) -> None:
+        """Follow the number of waiting jobs, which others change too."""
+        while True:
+            with suppress(QueueUnavailable):  # whoever is let in finds out, and says so
+                await self._queue.look()
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 class Turn:

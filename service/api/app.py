@@ -58,6 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
             exits.push_async_callback(queue.close)
             exits.push_async_callback(asyncio.to_thread, app.state.tracer.close)
             await exits.enter_async_context(sweeping(queue))
+            looking = asyncio.create_task(intake.admission.keep_looking())
+            exits.callback(looking.cancel)
             if settings.webhook_secret:
                 await exits.enter_async_context(sending_webhooks(queue, settings))
             if settings.grpc_port:
@@ -87,7 +89,6 @@ def create_app(settings: Settings) -> FastAPI:
         tracer=app.state.tracer,
         max_body_bytes=max_body_bytes,
     )
-    app.add_middleware(EarlyDoor, metrics=app.state.metrics)
     add_problem_handlers(app)
     app.include_router(routes.router)
     app.include_router(events.router)
@@ -101,6 +102,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def with_early_door(app: FastAPI) -> EarlyDoor:
+    """What a server runs: outside of the application, where a refusal costs least."""
+    return EarlyDoor(app, app.state.metrics, lambda: app.state.intake.admission)
+
+
 async def run_api(settings: Settings) -> None:
     """Serve HTTP and gRPC until SIGTERM or SIGINT, then let running requests end.
 
@@ -109,7 +115,7 @@ async def run_api(settings: Settings) -> None:
     check_exposure(settings)
     check_tls(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        with_early_door(create_app(settings)),
         host=settings.host,
         port=settings.port,
         access_log=False,  # the gate writes one line per request
