@@ -99,6 +99,7 @@ class Runtime:
         if network:
             space = next(s for s in spec["linux"]["namespaces"] if s["type"] == "network")
             space["path"] = network
+        spec["hostname"] = name  # `diffplugin workers --here` looks for it
         (bundle / "config.json").write_text(json.dumps(spec))
         return Container(name, bundle, self._store.folder / "runc")
 
