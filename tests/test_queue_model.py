@@ -109,7 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        job_id = data.draw(st.sampled_from(list(self.jobs)))
         model = self.jobs[job_id]
         job = self.wait(self.queue.cancel(job_id))
         if not model.is_final:
@@ -119,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(model.is_dead for model in self.jobs.values()))
     @rule(data=st.data())
     def requeue(self, data: st.DataObject) -> None:
-        dead = sorted(job_id for job_id, model in self.jobs.items() if model.is_dead)
+        dead = [job_id for job_id, model in self.jobs.items() if model.is_dead]
         job_id = data.draw(st.sampled_from(dead))
         job = self.wait(DeadLetters(self.queue).requeue(job_id))
         self.jobs[job_id] = Model(Stage.PLAN if job.plan is None else Stage.RUN)
