@@ -156,9 +156,7 @@ async def restore(queue: JobQueue, claim: Claim) -> None:
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
     """URL of the app behind a real server; its lifespan must be running already."""
-    config = uvicorn.Config(
-        with_early_door(app), port=0, lifespan="off", log_config=None, access_log=False
-    )
+    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     async with asyncio.timeout(5):
