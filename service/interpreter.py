@@ -1,4 +1,4 @@
-"""Python itself, told that one of its threads runs an engine's steps and must not be held up."""
+"""Python itself, told what it must not hold up: an engine's steps, an api's answers."""
 
 import gc
 import sys
@@ -9,7 +9,12 @@ SWITCH_INTERVAL_S = 0.0002
 
 
 def favour_steps() -> None:
-    """Call once all is loaded: what is there by now is never looked through for garbage again."""
+    """Call once all is loaded, in a process whose thread runs an engine's steps."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_loaded()
+
+
+def keep_loaded() -> None:
+    """Call once all is loaded: what is there by now is never looked through for garbage again."""
     gc.collect()
     gc.freeze()

@@ -88,12 +88,12 @@ class CallerSide(QueueConnection):
             self.pictures.drop(kept)
             raise self._refused(Refusal.of(reply), demand)
         if reply:
-            self.seen = replace(self.seen, waiting=reply[0], at=time.monotonic())
+            self.seen = replace(self.seen, waiting=reply[0])
         return job
 
     def _refused(self, refusal: Refusal, demand: Demand) -> Overloaded:
         error = refusal.error(self.settings, demand)
-        self.seen = Seen(refusal.waiting, time.monotonic(), refusal.retry_after_s)
+        self.seen = Seen(refusal.waiting, refusal.retry_after_s)
         return error
 
     async def look(self) -> None:
@@ -106,7 +106,7 @@ class CallerSide(QueueConnection):
         pause_s = retry_after_s(
             waiting, int(1000 * time.time()), times[0], times[-1], len(finished)
         )
-        self.seen = Seen(waiting, time.monotonic(), pause_s)
+        self.seen = Seen(waiting, pause_s)
 
     async def get(self, job_id: str) -> Job:
         """The job as it is now; JobNotFound if there is none or it was forgotten."""

@@ -32,10 +32,9 @@ class Demand:
 
 @dataclass(frozen=True)
 class Seen:
-    """The number of waiting jobs as it was at `at` of the monotonic clock."""
+    """The number of waiting jobs by the last look, and when one that is refused may come back."""
 
     waiting: int = 0
-    at: float = -math.inf
     retry_after_s: int = 5
 
 

@@ -1,7 +1,6 @@
 """The api role: a FastAPI application over the queue, and the server that runs it."""
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -31,6 +30,7 @@ from service.api.openapi import serve_openapi
 from service.api.problems import add_problem_handlers
 from service.api.tls import check_tls, uvicorn_tls
 from service.api.webhook_sender import sending_webhooks
+from service.interpreter import keep_loaded
 from service.job_queue import JobQueue
 from service.metrics import ApiMetrics
 from service.queue_pictures import sweeping
@@ -66,8 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
                 edge = Edge(app.state.metrics, app.state.guard, app.state.tracer)
                 serving = serving_grpc(intake, edge, settings, settings.grpc_port)
                 await exits.enter_async_context(serving)
-            gc.collect()
-            gc.freeze()  # what is here stays: collections that look at it again hold up answers
+            keep_loaded()
             yield
 
     app = FastAPI(
