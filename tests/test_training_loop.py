@@ -203,3 +203,12 @@ def test_two_processes_see_different_data_and_learn_the_same(tmp_path: Path) -> 
     first, second = ((tmp_path / f"rank_{rank}").read_text().split() for rank in (0, 1))
     assert first[0] == "0" and second[0] == "1"
     assert first[1] == second[1]
+
+
+def test_one_process_trains_in_two_precisions(tmp_path: Path) -> None:
+    """As a plugin and its output stage do where bf16 is the fastest."""
+    for precision in ("bf16", "no"):
+        model = Line()
+        in_precision = replace(settings(3), mixed_precision=precision)
+        run(model, lambda _: batches(), in_precision, tmp_path / precision, draw)
+        assert model.num_calls == 3

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -120,6 +121,8 @@ def _accelerator(settings: LoopSettings, run_dir: Path) -> Accelerator:
     precision = settings.mixed_precision
     if precision == "auto":
         precision = fastest_precision()
+    # Its state outlives a run, and refuses another precision: a plugin's and its stage's differ.
+    AcceleratorState._reset_state()
     if not settings.tensorboard:
         return Accelerator(mixed_precision=precision)
     if find_spec("tensorboard") is None:
