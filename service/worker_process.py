@@ -5,6 +5,7 @@ import asyncio
 from service.consumer_names import consumer_name
 from service.engine.engine import Engine, build_engine
 from service.errors import QueueUnavailable
+from service.heap import keep_heap
 from service.images import ImageLimits
 from service.job_queue import JobQueue, QueueSettings
 from service.settings import Settings
@@ -17,6 +18,7 @@ async def run_worker(settings: Settings) -> None:
     """Load the base and its plugins, then serve until SIGTERM. A second one ends at once."""
     if not settings.redis_url:
         raise QueueUnavailable("a worker needs a Redis: set DIFFPLUGIN_REDIS_URL")
+    keep_heap()
     engine = build_engine(
         settings.plugins_store,
         settings.base,

@@ -13,6 +13,7 @@ SERVICE = Path(__file__).parent.parent / "service"
 LAYERS = {
     "service": 0,  # __version__
     "service.errors": 0,
+    "service.heap": 0,
     "service.interpreter": 0,
     "service.settings": 0,
     "service.consumer_names": 0,
