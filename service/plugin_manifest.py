@@ -31,6 +31,7 @@ class OutputStageConfig(BaseModel):
     )
     noise: bool = Field(False, description="It sees noise of the edit's seed, and makes of it.")
     levels: bool = Field(False, description="Its tone sees how dark and bright the colours get.")
+    mirrored: bool = Field(False, description="It refines the mirror image too: twice, averaged.")
 
 
 class PluginManifest(BaseModel):

@@ -29,6 +29,19 @@ def test_a_stage_sees_the_input_beside_what_was_restored() -> None:
     assert not torch.allclose(stage(images, -restored) + 2 * restored, refined, atol=1e-4)
 
 
+def test_a_mirrored_stage_makes_of_a_mirrored_photo_the_mirrored_result() -> None:
+    torch.manual_seed(0)
+    stage = OutputStage(CONFIG.model_copy(update={"mirrored": True})).eval()
+    torch.nn.init.normal_(stage.conv_out.weight, std=0.1)
+    images, restored = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    refined, of_mirrored = (
+        stage.refine(images, restored),
+        stage.refine(images.flip(-1), restored.flip(-1)),
+    )
+    assert torch.allclose(of_mirrored.flip(-1), refined, atol=1e-5)
+    assert not torch.allclose(stage.train().refine(images, restored), refined, atol=1e-4)
+
+
 def test_padding_of_an_odd_size_leaves_the_inside_as_it_is() -> None:
     torch.manual_seed(0)
     stage = OutputStage(CONFIG)

@@ -191,11 +191,11 @@ def test_the_engine_refines_with_the_output_stage_as_training_does(
 ) -> None:
     recipe = replace(plugin_recipe, num_shifts=1, stage_steps=4, stage_pairs=4)
     manifest = train_plugin(recipe)
-    assert manifest.output_stage == OutputStageConfig(levels=True)
+    assert manifest.output_stage == OutputStageConfig(levels=True, mirrored=True)
     weights = load_file(
         plugin_folder(recipe.store, recipe.base, recipe.name) / "weights.safetensors"
     )
-    stage = OutputStage(OutputStageConfig(levels=True))
+    stage = OutputStage(OutputStageConfig(levels=True, mirrored=True)).eval()
     stage.load_state_dict(
         {k.removeprefix("stage."): v for k, v in weights.items() if k.startswith("stage.")}
     )

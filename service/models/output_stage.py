@@ -51,7 +51,10 @@ class OutputStage(nn.Module):
         height, width = restored.shape[-2:]
         seen = torch.cat([images, restored, *([] if noise is None else [noise])], 1)
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        change = self._change(F.pad(seen, padding, mode="replicate"))
+        seen = F.pad(seen, padding, mode="replicate")
+        change = self._change(seen)
+        if self.config.mirrored and not self.training:  # which sees each anyway, by chance
+            change = (change + self._change(seen.flip(-1)).flip(-1)) / 2
         return restored + change[..., :height, :width]
 
     def _change(self, seen: Tensor) -> Tensor:

@@ -192,7 +192,8 @@ def defaults_of(root: Path) -> dict[str, Any]:
 def build_stage(recipe: PluginRecipe) -> OutputStage:
     """A fresh output stage, or a copy of another plugin's."""
     makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
-    stage = OutputStage(OutputStageConfig(noise=makes_of_noise, levels=True))
+    config = OutputStageConfig(noise=makes_of_noise, levels=True, mirrored=not makes_of_noise)
+    stage = OutputStage(config)
     if recipe.stage_from:
         other = plugin_folder(recipe.store, recipe.base, recipe.stage_from) / WEIGHTS
         start = {**stage.state_dict(), **_below(load_file(other), "stage.")}
