@@ -2,10 +2,11 @@
 
 python -m loadtests.soak [--minutes 10] [--out runs/loadtests]
 
-First the capacity: every caller sends its next edit at once, so that the batch is always full. Then
-each sends one every so many seconds that all together ask for 80 % of it. That is a closed model,
-callers with a pace of their own: at most one edit of each is open, and a late answer delays only
-its own caller's next. Four plugins, by name and by sentence, two sizes, HTTP and gRPC.
+First the capacity, for five minutes: every caller sends its next edit at once, so that the batch is
+always full, and what the processes keep for later steps levels off. Then each sends one every so
+many seconds that all together ask for 80 % of it. That is a closed model, callers with a pace of
+their own: at most one edit of each is open, and a late answer delays only its own caller's next.
+Four plugins, by name and by sentence, two sizes, HTTP and gRPC.
 """
 
 from loadtests.load_run import Load, run_load  # first: it patches sockets
@@ -66,7 +67,7 @@ def _mix() -> Mix:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--capacity-seconds", type=float, default=60.0)
+    parser.add_argument("--capacity-seconds", type=float, default=300.0)
     parser.add_argument("--out", type=Path, default=Path("runs/loadtests"))
     options = parser.parse_args()
     exit_on_sigterm()
