@@ -103,6 +103,9 @@ def train_plugin_command(
     tone_steps: Annotated[
         int | None, typer.Option(min=0, help="Of the output stage's tone, before the rest of it.")
     ] = None,
+    tone_pairs: Annotated[
+        int | None, typer.Option(min=1, help="Restored photos that the tone learns from.")
+    ] = None,
     stage_from: Annotated[
         str | None, typer.Option(help="Plugin whose output stage is the start of this one's.")
     ] = None,
@@ -136,6 +139,7 @@ def train_plugin_command(
         stage_steps=stage_steps,
         stage_pairs=stage_pairs,
         tone_steps=tone_steps,
+        tone_pairs=tone_pairs,
         stage_from=stage_from,
         default_steps=default_steps,
         num_shifts=num_shifts,

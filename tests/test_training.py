@@ -189,7 +189,7 @@ def test_the_engine_restores_as_the_trainers_own_sampler_does(plugin_recipe: Plu
 def test_the_engine_refines_with_the_output_stage_as_training_does(
     plugin_recipe: PluginRecipe,
 ) -> None:
-    recipe = replace(plugin_recipe, num_shifts=1, stage_steps=4, stage_pairs=4)
+    recipe = replace(plugin_recipe, num_shifts=1, stage_steps=4, stage_pairs=4, tone_pairs=4)
     manifest = train_plugin(recipe)
     assert manifest.output_stage == OutputStageConfig(levels=True, mirrored=True)
     weights = load_file(
@@ -211,7 +211,7 @@ def test_the_engine_refines_with_the_output_stage_as_training_does(
 def test_a_generation_plugin_sees_the_noise_of_its_seed(
     plugin_recipe: PluginRecipe,
 ) -> None:
-    recipe = replace(plugin_recipe, degradation="rain", stage_steps=4, stage_pairs=4)
+    recipe = replace(plugin_recipe, degradation="rain", stage_steps=4, stage_pairs=4, tone_pairs=4)
     manifest = train_plugin(recipe)
     assert manifest.output_stage is not None and manifest.output_stage.noise
     pixels = cv2.imread(str(find_photos(recipe.images)[0]))[:64, :64]

@@ -47,8 +47,9 @@ def read_photos(paths: list[Path]) -> list[NDArray[np.uint8]]:
 
 @dataclass(frozen=True)
 class CropSettings:
-    """size: crop side in pixels. The shares are of removal pairs.
+    """size: side in pixels, of a crop or of all that a square can have of a `whole` photo.
 
+    The shares are of removal pairs.
     clean_share: input and target are the clean photo, so that a plugin leaves such photos alone.
     prior_share: the photo was dark, hazy or grey before, and must stay so: one task does one thing.
     """
@@ -56,6 +57,7 @@ class CropSettings:
     size: int = 128
     clean_share: float = 0.06
     prior_share: float = 0.12
+    whole: bool = False
 
 
 class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
@@ -87,7 +89,8 @@ class PairDataset(IterableDataset[tuple[Tensor, Tensor, int]]):
 
     def _pair(self, task: str, rng: np.random.Generator) -> Pair:
         photo = self.photos[rng.integers(len(self.photos))]
-        clean, scale = random_crop(photo, self.crop.size, rng)
+        cut = whole_square if self.crop.whole else random_crop
+        clean, scale = cut(photo, self.crop.size, rng)
         if task not in TARGET_IS_CLEAN:
             return make_pair(task, clean, rng, scale)
         draw = rng.random()
@@ -115,6 +118,14 @@ def random_crop(
         resized = resized[:, ::-1]
     image = (resized.astype(np.float32) / 255.0) ** rng.uniform(0.85, 1.2)
     return image.astype(np.float32), float(np.clip(short / 256, 0.6, 2.0))
+
+
+def whole_square(
+    photo: NDArray[np.uint8], size: int, rng: np.random.Generator
+) -> tuple[Image, float]:
+    """to_square, mirrored by chance, with the tone that the photo has, and its scale / 256 px."""
+    image = to_square(photo, size)
+    return np.ascontiguousarray(image[:, ::-1] if rng.random() < 0.5 else image), size / 256
 
 
 def to_tensor(image: Image) -> Tensor:

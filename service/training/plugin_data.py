@@ -117,7 +117,10 @@ def read_pairs(table: Path) -> list[PhotoPair]:
 
 
 class PairCrops(Crops):
-    """Endless windows of random pairs at their own resolution, mirrored by chance, in [-1, 1]."""
+    """Endless windows of random pairs at their own resolution, mirrored by chance, in [-1, 1].
+
+    Or the whole pairs, as far as a square goes, at the size of a window.
+    """
 
     def __init__(self, pairs: list[PhotoPair], crop: CropSettings, seed: tuple[int, ...]) -> None:
         self.pairs, self.crop, self.seed = pairs, crop, seed
@@ -133,6 +136,8 @@ class PairCrops(Crops):
     def _window(self, pair: PhotoPair, rng: np.random.Generator) -> Pair:
         """The same window of both, enlarged first where the pair is smaller than it."""
         size = self.crop.size
+        if self.crop.whole:
+            return Pair(to_square(pair.input, size), to_square(pair.target, size))
         height, width = pair.input.shape[:2]
         factor = max(1.0, size / min(height, width))
         large = (max(size, round(width * factor)), max(size, round(height * factor)))

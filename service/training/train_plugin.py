@@ -25,6 +25,7 @@ from service.models.codec import PatchCodec
 from service.models.output_stage import OutputStage
 from service.models.plugin import save_plugin
 from service.models.scb import SCB, SCBConfig
+from service.models.tone import Tone
 from service.models.tpb import TPB
 from service.plugin_manifest import (
     WEIGHTS,
@@ -43,6 +44,7 @@ from service.training.sheets import SampleSheet
 from service.training.train_stage import Batches, StageSettings, train_stage
 
 STARTS = "plugin_starts.safetensors"
+WHOLE_SIDE = 256  # of a whole photo from which a tone is learned, at least
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class PluginRecipe:
     stage_steps: int = 1000
     stage_pairs: int = 800
     tone_steps: int = 1000
+    tone_pairs: int = 800
     stage_from: str = ""
     default_steps: int = 1
     num_shifts: int = 2
@@ -123,11 +126,13 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             build_stage(recipe),
             # Smaller by a shift, so that shifted copies need no padding.
             opener(CropSettings(recipe.size - model.patch_size // 2, clean_share=0.12)),
+            opener(CropSettings(max(recipe.size, WHOLE_SIDE), clean_share=0.12, whole=True)),
             list(data.tasks),
             StageSettings(
                 recipe.stage_steps,
-                recipe.tone_steps,
                 recipe.stage_pairs,
+                recipe.tone_steps,
+                recipe.tone_pairs,
                 num_steps=recipe.default_steps,
                 num_shifts=recipe.num_shifts,
                 seed=recipe.seed,
@@ -198,6 +203,8 @@ def build_stage(recipe: PluginRecipe) -> OutputStage:
         other = plugin_folder(recipe.store, recipe.base, recipe.stage_from) / WEIGHTS
         start = {**stage.state_dict(), **_below(load_file(other), "stage.")}
         stage.load_state_dict(start)  # one whose tone sees no levels learns them anew
+    if recipe.tone_steps:  # one that goes on from another's weights overfits sooner
+        stage.tone = Tone(config.levels)
     return stage
 
 
@@ -261,5 +268,6 @@ def _stage_line(recipe: PluginRecipe) -> str:
     start = f", from that of {recipe.stage_from}" if recipe.stage_from else ""
     return (
         f"Then the output stage{start}: {recipe.stage_steps} steps of 4 of "
-        f"{recipe.stage_pairs} restored crops.\n"
+        f"{recipe.stage_pairs} restored crops,\nits tone before them on "
+        f"{recipe.tone_pairs} restored photos.\n"
     )

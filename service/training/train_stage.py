@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from service.models.output_stage import OutputStage
-from service.models.tone import SEEN, transform
+from service.models.tone import SEEN, Tone, transform
 from service.training import loop
 from service.training.degradations import GENERATION
 from service.training.objective import detail_loss
 from service.training.restorer import Restorer
 
+JUDGED = 16  # side at which a tone is compared with the truth: only colours are left
 Pairs = dict[str, Tensor]  # image and target uint8, restored float16, all (N, 3, S, S); task (N,)
 Batches = Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]
 
@@ -33,12 +34,13 @@ Batches = Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]
 class StageSettings:
     """num_pairs crops are restored once with num_steps, without shifted copies: many count more.
 
-    tone_steps train the tone alone, on reduced copies.
+    tone_steps train the tone alone, on reduced copies of num_tone_pairs whole photos.
     """
 
     steps: int = 1000
-    tone_steps: int = 1000
     num_pairs: int = 800
+    tone_steps: int = 1000
+    num_tone_pairs: int = 800
     batch_size: int = 4
     lr: float = 1e-3
     num_steps: int = 1
@@ -70,18 +72,24 @@ def train_stage(
     restorer: Restorer,
     stage: OutputStage,
     open_batches: Batches,
+    open_wholes: Batches,
     names: list[str],
     settings: StageSettings,
     run_dir: Path,
     draw_sheet: Callable[[StageTrainer, Path], None],
 ) -> OutputStage:
-    """Train or resume; `open_batches` gives (input, target, index in names), as for the plugin."""
+    """Train or resume; the batches are (input, target, index in names), as for the plugin.
+
+    `open_batches` gives crops, `open_wholes` whole photos: the tone depends on what else is there.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
-    model = StageTrainer(restorer, stage, settings)
     with PartialState().main_process_first():  # the others read what it writes
         pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
+        wholes = whole_copies(restorer, open_wholes(0), settings, run_dir / "wholes.safetensors")
     if not (run_dir / loop.CHECKPOINT).exists():
-        _train_tone(stage, pairs, settings)
+        _train_tone(stage.tone, wholes, settings)
+    stage.tone.requires_grad_(False)  # a crop would teach it wrongly
+    model = StageTrainer(restorer, stage, settings)
 
     def open_crops(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
         crops = RestoredDataset(pairs, names, (settings.seed, stream))
@@ -100,32 +108,45 @@ def train_stage(
     return stage
 
 
-def _train_tone(stage: OutputStage, pairs: Pairs, settings: StageSettings) -> None:
-    """The tone alone, on copies so small that it sees every pair many times within a minute."""
-    seen = [_reduced(pairs, name, SEEN) for name in ("image", "restored")]
-    small = [_reduced(pairs, name, 16) for name in ("image", "restored", "target")]
-    optimizer = torch.optim.AdamW(stage.tone.parameters(), lr=2e-3, weight_decay=0.5)
+def _train_tone(tone: Tone, wholes: Pairs, settings: StageSettings) -> None:
+    """The tone alone, on copies so small that it sees every photo many times within minutes."""
+    optimizer = torch.optim.AdamW(tone.parameters(), lr=2e-3, weight_decay=0.5)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.tone_steps)
     generator = torch.Generator().manual_seed(settings.seed)
     for _ in tqdm(range(settings.tone_steps), desc="tone"):
-        rows = torch.randint(len(pairs["task"]), (32,), generator=generator)
-        image, restored, target = (part[rows] for part in small)
-        grid = stage.tone.coefficients(*(part[rows] for part in seen))
-        toned = transform(F.interpolate(grid, (16, 16), mode="bilinear"), image, restored)
+        rows = torch.randint(len(wholes["target"]), (32,), generator=generator)
+        batch = {name: column[rows].float() for name, column in wholes.items()}
+        grid = tone.coefficients(batch["image"], batch["restored"])
+        grid = F.interpolate(grid, (JUDGED, JUDGED), mode="bilinear")
+        toned = transform(grid, _reduced(batch["image"]), _reduced(batch["restored"]))
         optimizer.zero_grad()
-        F.l1_loss(toned, target).backward()  # type: ignore[no-untyped-call]
+        F.l1_loss(toned, _reduced(batch["target"])).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
 
 
-def _reduced(pairs: Pairs, name: str, size: int) -> Tensor:
-    """One column of the pairs in [-1, 1] at (N, 3, size, size)."""
-    rows = (row if row.is_floating_point() else _to_unit(row) for row in pairs[name])
-    small = [F.interpolate(row[None].float(), (size, size), mode="area") for row in rows]
-    return torch.cat(small)
+def _reduced(images: Tensor, size: int = JUDGED) -> Tensor:
+    return F.interpolate(images, (size, size), mode="area")
 
 
-@torch.no_grad()
+def whole_copies(
+    restorer: Restorer,
+    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    settings: StageSettings,
+    path: Path,
+) -> Pairs:
+    """image, restored, target (N, 3, SEEN, SEEN) of whole photos; an earlier run's if enough."""
+    if (found := _enough(path, settings.num_tone_pairs)) is not None:
+        return found
+    parts = [
+        [_reduced(part, SEEN).half().cpu() for part in (images, restored, targets)]
+        for images, targets, restored, _ in _restored(
+            restorer, batches, settings.num_tone_pairs, settings.num_steps, "restored photos"
+        )
+    ]
+    return _save(parts, ("image", "restored", "target"), path)
+
+
 def restored_pairs(
     restorer: Restorer,
     batches: DataLoader[tuple[Tensor, Tensor, int]],
@@ -133,20 +154,47 @@ def restored_pairs(
     path: Path,
 ) -> Pairs:
     """Pairs with what the plugin makes of them; those of an earlier run if `path` has enough."""
-    if path.exists():
-        pairs: Pairs = load_file(path)
-        if len(pairs["task"]) >= settings.num_pairs:
-            return pairs
-    parts: list[tuple[Tensor, ...]] = []
+    if (found := _enough(path, settings.num_pairs)) is not None:
+        return found
+    parts = [
+        [_to_bytes(images), _to_bytes(targets), restored.half().cpu(), tasks]
+        for images, targets, restored, tasks in _restored(
+            restorer, batches, settings.num_pairs, settings.num_steps, "restored pairs"
+        )
+    ]
+    return _save(parts, ("image", "target", "restored", "task"), path)
+
+
+@torch.no_grad()
+def _restored(
+    restorer: Restorer,
+    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    num: int,
+    num_steps: int,
+    title: str,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Batches of at least `num` rows: image, target, what the plugin makes of the image, task."""
     device = next(restorer.parameters()).device
-    num_batches = -(-settings.num_pairs // (batches.batch_size or 1))
-    for images, targets, tasks in tqdm(
-        islice(batches, num_batches), total=num_batches, desc="restored pairs"
-    ):
-        restored = restorer.restore(images.to(device), tasks.to(device), settings.num_steps)
-        parts.append((_to_bytes(images), _to_bytes(targets), restored.half().cpu(), tasks))
+    num_batches = -(-num // (batches.batch_size or 1))
+    for images, targets, tasks in tqdm(islice(batches, num_batches), total=num_batches, desc=title):
+        yield (
+            images,
+            targets,
+            restorer.restore(images.to(device), tasks.to(device), num_steps),
+            tasks,
+        )
+
+
+def _enough(path: Path, num: int) -> Pairs | None:
+    if not path.exists():
+        return None
+    pairs: Pairs = load_file(path)
+    return pairs if len(pairs["target"]) >= num else None
+
+
+def _save(parts: list[list[Tensor]], names: tuple[str, ...], path: Path) -> Pairs:
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    pairs = dict(zip(("image", "target", "restored", "task"), columns, strict=True))
+    pairs = dict(zip(names, columns, strict=True))
     save_file(pairs, path)
     return pairs
 
