@@ -219,6 +219,16 @@ def test_a_generation_plugin_sees_the_noise_of_its_seed(
     assert run_engine(recipe, pixels).shape == (64, 64, 3)
 
 
+def test_a_stage_that_goes_on_keeps_its_tone(plugin_recipe: PluginRecipe) -> None:
+    recipe = replace(plugin_recipe, stage_steps=2, stage_pairs=4, tone_pairs=4)
+    weights = plugin_folder(recipe.store, recipe.base, recipe.name) / "weights.safetensors"
+    train_plugin(recipe)
+    learned = load_file(weights)["stage.tone.head.weight"]
+    train_plugin(replace(recipe, stage_steps=4))
+    assert learned.abs().max() > 0
+    assert torch.equal(load_file(weights)["stage.tone.head.weight"], learned)
+
+
 def levels_of(images: Tensor) -> np.ndarray:
     """The first of images in [-1, 1], as 0 to 255."""
     return ((images[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)

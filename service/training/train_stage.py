@@ -86,8 +86,11 @@ def train_stage(
     with PartialState().main_process_first():  # the others read what it writes
         pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
         wholes = whole_copies(restorer, open_wholes(0), settings, run_dir / "wholes.safetensors")
-    if not (run_dir / loop.CHECKPOINT).exists():
-        _train_tone(stage.tone, wholes, settings)
+        tone = run_dir / "tone.safetensors"
+        if not tone.exists():
+            _train_tone(stage.tone, wholes, settings)
+            save_file(stage.tone.state_dict(), tone)
+        stage.tone.load_state_dict(load_file(tone))
     stage.tone.requires_grad_(False)  # a crop would teach it wrongly
     model = StageTrainer(restorer, stage, settings)
 
