@@ -25,12 +25,17 @@ TILES_PER_ROW = 6
 def gather(recipe: AblationRecipe, heads: HeadsRecipe | None = None) -> dict[str, Any]:
     """The report, once every variant has run; Table 6 is trained here if it is not there yet."""
     return {
-        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        "recipe": {name: _told(value) for name, value in asdict(recipe).items()},
         "num_photos": len(list(held_out_cases(recipe, recipe.tasks[0]))),
         "tasks": results(recipe),
         "baselines": {task: _kept_baselines(recipe, task) for task in recipe.tasks},
         "selector": _kept_selector(recipe, heads),
     }
+
+
+def _told(value: Any) -> Any:
+    """A folder by its name: where it lies matters on one machine only."""
+    return value.name if isinstance(value, Path) else value
 
 
 def draw_variants(recipe: AblationRecipe, show: Path, num_photos: int = 1) -> list[Section]:
