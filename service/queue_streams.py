@@ -93,7 +93,8 @@ class StageStreams:
         for place, name in enumerate(self._keys):
             for entry, fields in await self._waiting(name):
                 ranked.append((_arrival_s(entry) + place * self.ageing_s, fields[b"job"]))
-        order = [job for _, job in sorted(ranked)]
+        ranked.sort(key=lambda entry: entry[0])  # those of one millisecond stay in their order
+        order = [job for _, job in ranked]
         return order.index(job_id.encode()) + 1 if job_id.encode() in order else None
 
     async def _waiting(self, stream: str) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -56,6 +56,7 @@ def recipe(store: Path, tmp_path: Path) -> AblationRecipe:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # twelve trainings of two steps
 def test_every_variant_trains_is_measured_and_is_not_done_twice(
     recipe: AblationRecipe, tmp_path: Path
 ) -> None:

@@ -1,8 +1,9 @@
 """Where a job stands among those that wait, and how long the next one has waited."""
 
 import asyncio
+from dataclasses import replace
 
-from service.job_queue import JobQueue, Stage
+from service.job_queue import JobQueue, QueueSettings, Stage
 from service.jobs import EditRequest, Job, Plan, PlannedTask, Priority
 
 PLAN = Plan(tasks=(PlannedTask(plugin="derain"),))
@@ -25,6 +26,15 @@ async def test_places_follow_priority_and_arrival(queue: JobQueue) -> None:
     assert claim.job.id == first.id
     assert await place_of(queue, first) is None  # it runs
     assert await place_of(queue, second) == 1
+
+
+async def test_jobs_of_one_millisecond_stand_in_the_order_of_their_arrival(
+    redis_url: str, queue_settings: QueueSettings
+) -> None:
+    queue = JobQueue.connect(redis_url, replace(queue_settings, max_depth=100))
+    jobs = [await submit(queue) for _ in range(60)]
+    assert [await place_of(queue, job) for job in jobs] == list(range(1, 61))
+    await queue.close()
 
 
 async def test_lag_is_the_wait_of_the_next_job(queue: JobQueue) -> None:
