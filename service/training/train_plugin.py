@@ -126,8 +126,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
             build_stage(recipe),
             # Smaller by a shift, so that shifted copies need no padding.
             opener(CropSettings(recipe.size - model.patch_size // 2, clean_share=0.12)),
-            # No photo that was hazy before: a faded one looks the same.
-            opener(CropSettings(max(recipe.size, WHOLE_SIDE), 0.12, prior_share=0.0, whole=True)),
+            opener(CropSettings(max(recipe.size, WHOLE_SIDE), clean_share=0.12, whole=True)),
             list(data.tasks),
             StageSettings(
                 recipe.stage_steps,
