@@ -85,12 +85,8 @@ def train_stage(
     run_dir.mkdir(parents=True, exist_ok=True)
     with PartialState().main_process_first():  # the others read what it writes
         pairs = restored_pairs(restorer, open_batches(0), settings, run_dir / "pairs.safetensors")
-        wholes = whole_copies(restorer, open_wholes(0), settings, run_dir / "wholes.safetensors")
-        tone = run_dir / "tone.safetensors"
-        if not tone.exists():
-            _train_tone(stage.tone, wholes, settings)
-            save_file(stage.tone.state_dict(), tone)
-        stage.tone.load_state_dict(load_file(tone))
+        if settings.tone_steps:
+            _learn_tone(restorer, stage.tone, open_wholes, settings, run_dir)
     stage.tone.requires_grad_(False)  # a crop would teach it wrongly
     model = StageTrainer(restorer, stage, settings)
 
@@ -109,6 +105,18 @@ def train_stage(
     )
     loop.run(model, open_crops, loop_settings, run_dir, draw_sheet)
     return stage
+
+
+def _learn_tone(
+    restorer: Restorer, tone: Tone, open_wholes: Batches, settings: StageSettings, run_dir: Path
+) -> None:
+    """Train the tone, or read what an earlier run learned."""
+    path = run_dir / "tone.safetensors"
+    if not path.exists():
+        wholes = whole_copies(restorer, open_wholes(0), settings, run_dir / "wholes.safetensors")
+        _train_tone(tone, wholes, settings)
+        save_file(tone.state_dict(), path)
+    tone.load_state_dict(load_file(path))
 
 
 def _train_tone(tone: Tone, wholes: Pairs, settings: StageSettings) -> None:
