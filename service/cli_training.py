@@ -106,6 +106,9 @@ def train_plugin_command(
     tone_pairs: Annotated[
         int | None, typer.Option(min=1, help="Restored photos that the tone learns from.")
     ] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Start from the installed plugin NAME.")
+    ] = False,
     stage_from: Annotated[
         str | None, typer.Option(help="Plugin whose output stage is the start of this one's.")
     ] = None,
@@ -140,6 +143,7 @@ def train_plugin_command(
         stage_pairs=stage_pairs,
         tone_steps=tone_steps,
         tone_pairs=tone_pairs,
+        fine_tune=fine_tune,
         stage_from=stage_from,
         default_steps=default_steps,
         num_shifts=num_shifts,

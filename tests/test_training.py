@@ -16,15 +16,25 @@ from torch.utils.data import DataLoader
 from service.engine.edit import Edit
 from service.engine.engine import build_engine
 from service.engine.updates import EditDone
+from service.errors import UnknownPlugin
 from service.images import Pixels
+from service.models.backbone import Backbone
 from service.models.output_stage import OutputStage
+from service.models.plugin import Plugin
 from service.plugin_manifest import OutputStageConfig, plugin_folder
 from service.training import loop
 from service.training.degradations import TASKS
+from service.training.first_plugin import HalfUndone
 from service.training.photos import CropSettings, PairDataset, find_photos, read_photos
 from service.training.restorer import Restorer
 from service.training.train_base import BaseRecipe, save_base, train_base
-from service.training.train_plugin import PluginRecipe, build_model, train_plugin
+from service.training.train_plugin import (
+    PluginRecipe,
+    build_model,
+    first_plugins,
+    open_data,
+    train_plugin,
+)
 from tests.tiny_base import BASE, write_tiny_base
 
 
@@ -262,3 +272,47 @@ def test_only_the_plugin_is_trained(plugin_recipe: PluginRecipe) -> None:
     after = model.state_dict()
     changed = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
     assert changed == {"scb", "tpbs"}
+
+
+def test_fine_tuning_goes_on_from_the_installed_plugin(plugin_recipe: PluginRecipe) -> None:
+    train_plugin(plugin_recipe)
+    installed = Plugin.load(
+        plugin_folder(plugin_recipe.store, BASE, plugin_recipe.name),
+        Backbone.load(plugin_recipe.store / BASE),
+    )
+    model = build_model(replace(plugin_recipe, fine_tune=True))
+    for name, weights in installed.scb.state_dict().items():
+        assert torch.equal(model.scb.state_dict()[name], weights)
+    assert all(weights.requires_grad for weights in model.scb.parameters())
+
+
+def test_the_second_plugin_learns_from_what_the_first_leaves(plugin_recipe: PluginRecipe) -> None:
+    train_plugin(replace(plugin_recipe, name="lowlight", default_steps=2, num_shifts=2))
+    second = replace(plugin_recipe, name="restore", degradation="noise,lowlight+noise")
+    first = first_plugins(second)
+    assert list(first) == [1]
+    crops = DataLoader(open_data(second).crops(CropSettings(32), (0,)), 8)
+    plain, half_undone = next(iter(crops)), next(iter(HalfUndone(crops, first)))
+    rows = plain[2] == 1
+    assert 0 < rows.sum() < 8
+    assert torch.equal(plain[0][~rows], half_undone[0][~rows])
+    assert torch.equal(plain[1], half_undone[1])
+    assert torch.equal(half_undone[0][rows], first[1].restore(plain[0][rows]))
+
+
+def test_the_first_plugin_restores_as_the_engine_does(plugin_recipe: PluginRecipe) -> None:
+    lowlight = replace(plugin_recipe, name="lowlight", default_steps=2, num_shifts=1)
+    served = replace(lowlight, stage_steps=2, stage_pairs=2, tone_pairs=2)
+    train_plugin(served)
+    second = replace(plugin_recipe, name="restore", degradation="lowlight+noise")
+    pixels = read_photos(find_photos(plugin_recipe.images))[0][:64, :64]
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    left = first_plugins(second)[0].restore(images)
+    difference = np.abs(levels_of(left) - run_engine(served, pixels))
+    assert difference.mean() < 1
+    assert np.abs(levels_of(left) - pixels).mean() > 5
+
+
+def test_a_mixture_needs_the_plugin_of_its_first_task(plugin_recipe: PluginRecipe) -> None:
+    with pytest.raises(UnknownPlugin, match="lowlight"):
+        first_plugins(replace(plugin_recipe, name="restore", degradation="lowlight+noise"))

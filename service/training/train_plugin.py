@@ -23,7 +23,7 @@ from service.models.backbone import Backbone
 from service.models.base_files import find_base
 from service.models.codec import PatchCodec
 from service.models.output_stage import OutputStage
-from service.models.plugin import save_plugin
+from service.models.plugin import Plugin, save_plugin
 from service.models.scb import SCB, SCBConfig
 from service.models.tone import Tone
 from service.models.tpb import TPB
@@ -35,7 +35,8 @@ from service.plugin_manifest import (
     read_manifest,
 )
 from service.training import loop
-from service.training.degradations import GENERATION
+from service.training.degradations import GENERATION, MIXTURES
+from service.training.first_plugin import FirstPlugin, HalfUndone
 from service.training.latent_restorer import DEFAULTS, LatentRestorer
 from service.training.photos import CropSettings
 from service.training.plugin_data import DamagedPhotos, PluginData, TablePairs
@@ -51,6 +52,7 @@ WHOLE_SIDE = 256  # of a whole photo from which a tone is learned, at least
 class PluginRecipe:
     """What is trained on what, for how long.
 
+    `fine_tune`: TPB, SCB and output stage start from those of the installed plugin of this name.
     `stage_from`: the installed plugin whose output stage is this one's start; empty: a fresh one.
     `degradation`: names with commas between, a name twice for twice as often; empty: the plugin's.
     `pairs`: a CSV of inputs and targets instead of `images`.
@@ -76,6 +78,7 @@ class PluginRecipe:
     stage_pairs: int = 800
     tone_steps: int = 1000
     tone_pairs: int = 800
+    fine_tune: bool = False
     stage_from: str = ""
     default_steps: int = 1
     num_shifts: int = 2
@@ -99,14 +102,16 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     torch.manual_seed(recipe.seed)
     data = open_data(recipe)
     model = build_model(recipe)
+    first = first_plugins(recipe)
     sheet = SampleSheet(data.samples(recipe.sheet_size), list(data.tasks))
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
 
     def opener(crop: CropSettings) -> Batches:
-        def open_batches(stream: int) -> DataLoader[tuple[Tensor, Tensor, int]]:
+        def open_batches(stream: int) -> HalfUndone:
             crops = data.crops(crop, (recipe.seed, stream))
-            return DataLoader(crops, recipe.batch_size, num_workers=recipe.num_workers)
+            loader = DataLoader(crops, recipe.batch_size, num_workers=recipe.num_workers)
+            return HalfUndone(loader, first)
 
         return open_batches
 
@@ -144,7 +149,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     if process.is_main_process:
         save(model, stage, recipe, data.description)
     process.wait_for_everyone()
-    return read_manifest(plugin_folder(recipe.store, recipe.base, recipe.name))
+    return read_manifest(_installed(recipe, recipe.name))
 
 
 def open_data(recipe: PluginRecipe) -> PluginData:
@@ -172,15 +177,42 @@ def build_model(recipe: PluginRecipe) -> Restorer:
     scb = SCB(SCBConfig.from_unet(unet, output_skip=not is_latent))
     tpb = TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"])
     starts = folder / STARTS
-    if starts.exists():
+    if recipe.fine_tune:
+        installed = Plugin.load(_installed(recipe, recipe.name), backbone)
+        scb, tpb = installed.scb.float(), installed.tpb.float()
+        scb.requires_grad_(True)
+        tpb.requires_grad_(True)
+    elif starts.exists():
         _load_starts(load_file(starts), recipe.degradations[0], scb, tpb)
+    return _restorer(backbone, scb, dict.fromkeys(recipe.degradations, tpb))
+
+
+def first_plugins(recipe: PluginRecipe) -> dict[int, FirstPlugin]:
+    """Of every mixture whose first task is another plugin's, that plugin, by the task's index."""
+    found = {}
+    for index, name in enumerate(dict.fromkeys(recipe.degradations)):
+        task = name.split("+")[0]
+        if name in MIXTURES and task != recipe.name:
+            backbone = Backbone.load(recipe.store / recipe.base)
+            plugin = Plugin.load(_installed(recipe, task), backbone)
+            model = _restorer(backbone, plugin.scb, {task: plugin.tpb})
+            found[index] = FirstPlugin(model, plugin)
+    return found
+
+
+def _installed(recipe: PluginRecipe, name: str) -> Path:
+    return plugin_folder(recipe.store, recipe.base, name)
+
+
+def _restorer(backbone: Backbone, scb: SCB, tpbs: dict[str, TPB]) -> Restorer:
+    is_latent = predicts_noise(backbone.scheduler_config)
     return (LatentRestorer if is_latent else Restorer)(
         backbone.unet,
         backbone.image_encoder,
         backbone.vae,
         DDIMScheduler.from_config(backbone.scheduler_config),
         scb,
-        dict.fromkeys(recipe.degradations, tpb),
+        tpbs,
     )
 
 
@@ -199,8 +231,8 @@ def build_stage(recipe: PluginRecipe) -> OutputStage:
     makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
     config = OutputStageConfig(noise=makes_of_noise, levels=True, mirrored=not makes_of_noise)
     stage = OutputStage(config)
-    if recipe.stage_from:
-        other = plugin_folder(recipe.store, recipe.base, recipe.stage_from) / WEIGHTS
+    if other_name := recipe.name if recipe.fine_tune else recipe.stage_from:
+        other = _installed(recipe, other_name) / WEIGHTS
         start = {**stage.state_dict(), **_below(load_file(other), "stage.")}
         stage.load_state_dict(start)  # one whose tone sees no levels learns them anew
     if recipe.tone_steps:  # one that goes on from another's weights overfits sooner
@@ -240,11 +272,12 @@ def save(
     )
     tpb = model.tpbs[recipe.degradations[0]]
     assert isinstance(tpb, TPB)
-    folder = plugin_folder(recipe.store, recipe.base, recipe.name)
+    folder = _installed(recipe, recipe.name)
     return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, data), stage)
 
 
 def _card(recipe: PluginRecipe, data: str) -> str:
+    start = "the installed plugin" if recipe.fine_tune else f"the base's `{STARTS}`"
     return f"""# {recipe.name}: {recipe.title}
 
 A Task-Plugin (TPB and SCB) for base `{recipe.base}`, version {recipe.version}, {recipe.licence}.
@@ -252,7 +285,7 @@ A Task-Plugin (TPB and SCB) for base `{recipe.base}`, version {recipe.version}, 
 ## Recipe
 `diffplugin train plugin {recipe.name}`: {recipe.steps} steps of AdamW at {recipe.lr:g} (linear fall
 over the last 35 %), batches of {recipe.batch_size} crops of {recipe.size} px, EMA 0.999, the base
-frozen, start from the base's `{STARTS}`, seed {recipe.seed}.
+frozen, start from {start}, seed {recipe.seed}.
 {_stage_line(recipe)}
 ## Data
 {data}
@@ -265,7 +298,8 @@ frozen, start from the base's `{STARTS}`, seed {recipe.seed}.
 def _stage_line(recipe: PluginRecipe) -> str:
     if not recipe.stage_steps:
         return ""
-    start = f", from that of {recipe.stage_from}" if recipe.stage_from else ""
+    other = recipe.name if recipe.fine_tune else recipe.stage_from
+    start = f", from that of {other}" if other else ""
     return (
         f"Then the output stage{start}: {recipe.stage_steps} steps of 4 of "
         f"{recipe.stage_pairs} restored crops,\nits tone before them on "

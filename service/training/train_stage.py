@@ -22,12 +22,13 @@ from service.models.output_stage import OutputStage
 from service.models.tone import SEEN, Tone, transform
 from service.training import loop
 from service.training.degradations import GENERATION
+from service.training.first_plugin import HalfUndone
 from service.training.objective import detail_loss
 from service.training.restorer import Restorer
 
 JUDGED = 16  # side at which a tone is compared with the truth: only colours are left
 Pairs = dict[str, Tensor]  # image and target uint8, restored float16, all (N, 3, S, S); task (N,)
-Batches = Callable[[int], DataLoader[tuple[Tensor, Tensor, int]]]
+Batches = Callable[[int], HalfUndone]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def _reduced(images: Tensor, size: int = JUDGED) -> Tensor:
 
 def whole_copies(
     restorer: Restorer,
-    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    batches: HalfUndone,
     settings: StageSettings,
     path: Path,
 ) -> Pairs:
@@ -160,7 +161,7 @@ def whole_copies(
 
 def restored_pairs(
     restorer: Restorer,
-    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    batches: HalfUndone,
     settings: StageSettings,
     path: Path,
 ) -> Pairs:
@@ -179,7 +180,7 @@ def restored_pairs(
 @torch.no_grad()
 def _restored(
     restorer: Restorer,
-    batches: DataLoader[tuple[Tensor, Tensor, int]],
+    batches: HalfUndone,
     num: int,
     num_steps: int,
     title: str,
