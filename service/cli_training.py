@@ -158,7 +158,7 @@ def train_plugin_command(
         images=images,
         pairs=pairs,
         store=settings.plugins_store,
-        run_dir=run_dir or Path("runs") / f"plugin_{name}",
+        run_dir=run_dir or Path("runs") / f"plugin_{name}{'_fine_tuned' if fine_tune else ''}",
         title=found_title,
         example_instructions=examples,
         base=settings.base,

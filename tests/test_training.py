@@ -152,10 +152,10 @@ def test_a_saved_base_serves_plugins_that_start_from_it(
 ) -> None:
     model = train_base(replace(base_recipe, steps=1, batch_size=2))
     save_base(model, plugin_recipe.store / "other")
-    known = build_model(replace(plugin_recipe, base="other", degradation="derain"))
+    known = build(replace(plugin_recipe, base="other", degradation="derain"))
     assert_close_to_half(known.tpbs["derain"].state_dict(), model.tpbs["derain"].state_dict())
     assert_close_to_half(known.scb.state_dict(), model.scb.state_dict())
-    unheard = build_model(replace(plugin_recipe, base="other", degradation="unheard"))
+    unheard = build(replace(plugin_recipe, base="other", degradation="unheard"))
     mean = torch.stack([tpb.layers[0].weight for tpb in model.tpbs.values()]).mean(0)
     torch.testing.assert_close(unheard.tpbs["unheard"].layers[0].weight, mean, atol=1e-3, rtol=0)
 
@@ -239,6 +239,14 @@ def test_a_stage_that_goes_on_keeps_its_tone(plugin_recipe: PluginRecipe) -> Non
     assert torch.equal(load_file(weights)["stage.tone.head.weight"], learned)
 
 
+def backbone_of(recipe: PluginRecipe) -> Backbone:
+    return Backbone.load(recipe.store / recipe.base)
+
+
+def build(recipe: PluginRecipe) -> Restorer:
+    return build_model(recipe, backbone_of(recipe))
+
+
 def levels_of(images: Tensor) -> np.ndarray:
     """The first of images in [-1, 1], as 0 to 255."""
     return ((images[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)
@@ -246,7 +254,7 @@ def levels_of(images: Tensor) -> np.ndarray:
 
 def trained(recipe: PluginRecipe) -> Restorer:
     """The plugin at the end of its run, as it was saved: in half precision."""
-    model = build_model(recipe)
+    model = build(recipe)
     loop.run(model, lambda _: [], settings(recipe), recipe.run_dir, lambda *_: None)
     model.scb.half().float()
     model.tpbs.half().float()
@@ -258,7 +266,7 @@ def settings(recipe: PluginRecipe) -> loop.LoopSettings:
 
 
 def test_only_the_plugin_is_trained(plugin_recipe: PluginRecipe) -> None:
-    model = build_model(plugin_recipe)
+    model = build(plugin_recipe)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trainable = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert trainable == {"scb", "tpbs"}
@@ -276,20 +284,21 @@ def test_only_the_plugin_is_trained(plugin_recipe: PluginRecipe) -> None:
 
 def test_fine_tuning_goes_on_from_the_installed_plugin(plugin_recipe: PluginRecipe) -> None:
     train_plugin(plugin_recipe)
-    installed = Plugin.load(
-        plugin_folder(plugin_recipe.store, BASE, plugin_recipe.name),
-        Backbone.load(plugin_recipe.store / BASE),
-    )
-    model = build_model(replace(plugin_recipe, fine_tune=True))
-    for name, weights in installed.scb.state_dict().items():
-        assert torch.equal(model.scb.state_dict()[name], weights)
-    assert all(weights.requires_grad for weights in model.scb.parameters())
+    installed = Plugin.load(plugin_recipe.folder(plugin_recipe.name), backbone_of(plugin_recipe))
+    model = build(replace(plugin_recipe, fine_tune=True))
+    for ours, theirs in ((model.scb, installed.scb), (model.tpbs["lowlight"], installed.tpb)):
+        for name, weights in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], weights)
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {
+        "scb",
+        "tpbs",
+    }
 
 
 def test_the_second_plugin_learns_from_what_the_first_leaves(plugin_recipe: PluginRecipe) -> None:
     train_plugin(replace(plugin_recipe, name="lowlight", default_steps=2, num_shifts=2))
     second = replace(plugin_recipe, name="restore", degradation="noise,lowlight+noise")
-    first = first_plugins(second)
+    first = first_plugins(second, backbone_of(second))
     assert list(first) == [1]
     crops = DataLoader(open_data(second).crops(CropSettings(32), (0,)), 8)
     plain, half_undone = next(iter(crops)), next(iter(HalfUndone(crops, first)))
@@ -307,7 +316,7 @@ def test_the_first_plugin_restores_as_the_engine_does(plugin_recipe: PluginRecip
     second = replace(plugin_recipe, name="restore", degradation="lowlight+noise")
     pixels = read_photos(find_photos(plugin_recipe.images))[0][:64, :64]
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
-    left = first_plugins(second)[0].restore(images)
+    left = first_plugins(second, backbone_of(second))[0].restore(images)
     difference = np.abs(levels_of(left) - run_engine(served, pixels))
     assert difference.mean() < 1
     assert np.abs(levels_of(left) - pixels).mean() > 5
@@ -315,4 +324,4 @@ def test_the_first_plugin_restores_as_the_engine_does(plugin_recipe: PluginRecip
 
 def test_a_mixture_needs_the_plugin_of_its_first_task(plugin_recipe: PluginRecipe) -> None:
     with pytest.raises(UnknownPlugin, match="lowlight"):
-        first_plugins(replace(plugin_recipe, name="restore", degradation="lowlight+noise"))
+        train_plugin(replace(plugin_recipe, name="restore", degradation="lowlight+noise"))

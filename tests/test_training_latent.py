@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from service.engine.edit import Edit
 from service.engine.engine import build_engine
 from service.engine.updates import EditDone
+from service.models.backbone import Backbone
 from service.plugin_import import import_released
 from service.plugin_manifest import WEIGHTS, plugin_folder
 from service.training.train_plugin import PluginRecipe, build_model, defaults_of, train_plugin
@@ -55,7 +56,8 @@ def test_the_loss_is_that_of_the_predicted_noise_and_reaches_the_plugin_alone(
     store: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = build_model(recipe_for(store, tmp_path))
+    recipe = recipe_for(store, tmp_path)
+    model = build_model(recipe, Backbone.load(recipe.store / recipe.base))
     images = torch.rand(2, 3, 48, 48) * 2 - 1
     loss = model(images, images.flip(0), torch.zeros(2, dtype=torch.long))
     loss.backward()

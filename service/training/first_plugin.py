@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from service.models.plugin import Plugin
+from service.training.loop import Batch
 from service.training.restorer import Restorer
-
-Batch = tuple[Tensor, Tensor, Tensor]  # images, targets (B, 3, S, S) in [-1, 1], tasks (B,)
 
 
 class FirstPlugin:
@@ -22,19 +21,17 @@ class FirstPlugin:
 
     def __init__(self, restorer: Restorer, plugin: Plugin) -> None:
         device = PartialState().device
-        self.restorer = restorer.requires_grad_(False).to(device)
-        self.stage = plugin.stage.to(device) if plugin.stage else None
-        self.manifest = plugin.manifest
+        self.restorer, self.plugin = restorer.to(device), plugin.to(device)
 
     @torch.no_grad()
     def restore(self, images: Tensor) -> Tensor:
         """Photos (B, 3, H, W) in [-1, 1] -> restored ones, on the device of `images`."""
         inputs = images.to(PartialState().device)
         tasks = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
-        steps, num_shifts = self.manifest.default_steps, self.manifest.num_shifts
-        restored = self.restorer.restore(inputs, tasks, steps, num_shifts)
-        if self.stage is not None:
-            restored = self.stage(inputs, restored)
+        manifest = self.plugin.manifest
+        restored = self.restorer.restore(inputs, tasks, manifest.default_steps, manifest.num_shifts)
+        if self.plugin.stage is not None:
+            restored = self.plugin.stage(inputs, restored)
         return restored.clamp(-1, 1).to(images.device)
 
 
@@ -48,8 +45,14 @@ class HalfUndone:
 
     def __iter__(self) -> Iterator[Batch]:
         for images, targets, tasks in self.batches:
-            for task, plugin in self.first.items():
-                rows = tasks == task
-                if rows.any():
-                    images[rows] = plugin.restore(images[rows])
-            yield images, targets, tasks
+            yield half_undone(images, tasks, self.first), targets, tasks
+
+
+def half_undone(images: Tensor, tasks: Tensor, first: Mapping[int, FirstPlugin]) -> Tensor:
+    """images (B, 3, H, W), the rows of tasks in `first` restored by its plugin."""
+    undone = images.clone()
+    for task, plugin in first.items():
+        rows = tasks == task
+        if rows.any():
+            undone[rows] = plugin.restore(images[rows])
+    return undone

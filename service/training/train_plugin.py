@@ -36,7 +36,7 @@ from service.plugin_manifest import (
 )
 from service.training import loop
 from service.training.degradations import GENERATION, MIXTURES
-from service.training.first_plugin import FirstPlugin, HalfUndone
+from service.training.first_plugin import FirstPlugin, HalfUndone, half_undone
 from service.training.latent_restorer import DEFAULTS, LatentRestorer
 from service.training.photos import CropSettings
 from service.training.plugin_data import DamagedPhotos, PluginData, TablePairs
@@ -53,7 +53,8 @@ class PluginRecipe:
     """What is trained on what, for how long.
 
     `fine_tune`: TPB, SCB and output stage start from those of the installed plugin of this name.
-    `stage_from`: the installed plugin whose output stage is this one's start; empty: a fresh one.
+    `stage_from`: the installed plugin whose output stage is this one's start; empty: a fresh one,
+    or with `fine_tune` its own.
     `degradation`: names with commas between, a name twice for twice as often; empty: the plugin's.
     `pairs`: a CSV of inputs and targets instead of `images`.
     """
@@ -96,14 +97,30 @@ class PluginRecipe:
             return [self.name]
         return (self.degradation or self.name).split(",")
 
+    @property
+    def first_tasks(self) -> dict[int, str]:
+        """Of every mixture whose first task is another plugin's, that task, by its index."""
+        names = enumerate(dict.fromkeys(self.degradations))
+        found = {index: name.split("+")[0] for index, name in names if name in MIXTURES}
+        return {index: task for index, task in found.items() if task != self.name}
+
+    @property
+    def stage_start(self) -> str:
+        return self.stage_from or (self.name if self.fine_tune else "")
+
+    def folder(self, plugin: str) -> Path:
+        return plugin_folder(self.store, self.base, plugin)
+
 
 def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     """Train or resume, then write the plugin into the store; returns its manifest."""
     torch.manual_seed(recipe.seed)
     data = open_data(recipe)
-    model = build_model(recipe)
-    first = first_plugins(recipe)
+    backbone = Backbone.load(recipe.store / recipe.base)
+    model = build_model(recipe, backbone)
+    first = first_plugins(recipe, backbone)
     sheet = SampleSheet(data.samples(recipe.sheet_size), list(data.tasks))
+    sheet.images = half_undone(sheet.images, sheet.indices, first)
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     (recipe.run_dir / "recipe.json").write_text(json.dumps(asdict(recipe), default=str, indent=1))
 
@@ -149,7 +166,7 @@ def train_plugin(recipe: PluginRecipe) -> PluginManifest:
     if process.is_main_process:
         save(model, stage, recipe, data.description)
     process.wait_for_everyone()
-    return read_manifest(_installed(recipe, recipe.name))
+    return read_manifest(recipe.folder(recipe.name))
 
 
 def open_data(recipe: PluginRecipe) -> PluginData:
@@ -162,10 +179,11 @@ def open_data(recipe: PluginRecipe) -> PluginData:
     return DamagedPhotos(recipe.images, recipe.pattern, tasks, recipe.held_out)
 
 
-def build_model(recipe: PluginRecipe) -> Restorer:
-    """The frozen base and one trainable plugin, which begins at the base's starts if it has any."""
-    folder = recipe.store / recipe.base
-    backbone = Backbone.load(folder)
+def build_model(recipe: PluginRecipe, backbone: Backbone) -> Restorer:
+    """The frozen base and one trainable plugin.
+
+    It begins at the installed one if that is fine-tuned, else at the base's starts if it has any.
+    """
     is_latent = predicts_noise(backbone.scheduler_config)
     if is_latent == isinstance(backbone.vae, PatchCodec):
         raise ValueError(
@@ -176,32 +194,22 @@ def build_model(recipe: PluginRecipe) -> Restorer:
     unet = dict(backbone.unet.config)
     scb = SCB(SCBConfig.from_unet(unet, output_skip=not is_latent))
     tpb = TPB(backbone.image_encoder.config.hidden_size, unet["cross_attention_dim"])
-    starts = folder / STARTS
+    starts = recipe.store / recipe.base / STARTS
     if recipe.fine_tune:
-        installed = Plugin.load(_installed(recipe, recipe.name), backbone)
-        scb, tpb = installed.scb.float(), installed.tpb.float()
-        scb.requires_grad_(True)
-        tpb.requires_grad_(True)
+        installed = Plugin.load(recipe.folder(recipe.name), backbone).requires_grad_(True)
+        scb, tpb = installed.scb, installed.tpb
     elif starts.exists():
         _load_starts(load_file(starts), recipe.degradations[0], scb, tpb)
     return _restorer(backbone, scb, dict.fromkeys(recipe.degradations, tpb))
 
 
-def first_plugins(recipe: PluginRecipe) -> dict[int, FirstPlugin]:
-    """Of every mixture whose first task is another plugin's, that plugin, by the task's index."""
+def first_plugins(recipe: PluginRecipe, backbone: Backbone) -> dict[int, FirstPlugin]:
+    """What the pairs of a mixture are first run through, by the task's index."""
     found = {}
-    for index, name in enumerate(dict.fromkeys(recipe.degradations)):
-        task = name.split("+")[0]
-        if name in MIXTURES and task != recipe.name:
-            backbone = Backbone.load(recipe.store / recipe.base)
-            plugin = Plugin.load(_installed(recipe, task), backbone)
-            model = _restorer(backbone, plugin.scb, {task: plugin.tpb})
-            found[index] = FirstPlugin(model, plugin)
+    for index, task in recipe.first_tasks.items():
+        plugin = Plugin.load(recipe.folder(task), backbone)
+        found[index] = FirstPlugin(_restorer(backbone, plugin.scb, {task: plugin.tpb}), plugin)
     return found
-
-
-def _installed(recipe: PluginRecipe, name: str) -> Path:
-    return plugin_folder(recipe.store, recipe.base, name)
 
 
 def _restorer(backbone: Backbone, scb: SCB, tpbs: dict[str, TPB]) -> Restorer:
@@ -231,8 +239,8 @@ def build_stage(recipe: PluginRecipe) -> OutputStage:
     makes_of_noise = not GENERATION.keys().isdisjoint(recipe.degradations)
     config = OutputStageConfig(noise=makes_of_noise, levels=True, mirrored=not makes_of_noise)
     stage = OutputStage(config)
-    if other_name := recipe.name if recipe.fine_tune else recipe.stage_from:
-        other = _installed(recipe, other_name) / WEIGHTS
+    if recipe.stage_start:
+        other = recipe.folder(recipe.stage_start) / WEIGHTS
         start = {**stage.state_dict(), **_below(load_file(other), "stage.")}
         stage.load_state_dict(start)  # one whose tone sees no levels learns them anew
     if recipe.tone_steps:  # one that goes on from another's weights overfits sooner
@@ -272,7 +280,7 @@ def save(
     )
     tpb = model.tpbs[recipe.degradations[0]]
     assert isinstance(tpb, TPB)
-    folder = _installed(recipe, recipe.name)
+    folder = recipe.folder(recipe.name)
     return save_plugin(folder, tpb, model.scb, manifest, _card(recipe, data), stage)
 
 
@@ -289,17 +297,21 @@ frozen, start from {start}, seed {recipe.seed}.
 {_stage_line(recipe)}
 ## Data
 {data}
-
+{_first_lines(recipe)}
 ## Limits
 {"Trained on these pairs only." if recipe.pairs else "Trained on synthetic degradations only."}
 """
 
 
+def _first_lines(recipe: PluginRecipe) -> str:
+    tasks = recipe.first_tasks.values()
+    return "".join(f"Mixtures with {task} were first run through `{task}`.\n" for task in tasks)
+
+
 def _stage_line(recipe: PluginRecipe) -> str:
     if not recipe.stage_steps:
         return ""
-    other = recipe.name if recipe.fine_tune else recipe.stage_from
-    start = f", from that of {other}" if other else ""
+    start = f", from that of {recipe.stage_start}" if recipe.stage_start else ""
     return (
         f"Then the output stage{start}: {recipe.stage_steps} steps of 4 of "
         f"{recipe.stage_pairs} restored crops,\nits tone before them on "
